@@ -1,0 +1,75 @@
+/**
+ * What the processor asks while it runs a guest (VMX non-root operation, or an SVM guest). cpu/vmx and cpu/svm implement
+ * it; the system instructions, event delivery and the run loop call it at the points where the manuals put the checks
+ * (SDM 3C 26.1: which exits come before and which after the instruction's own faults).
+ *
+ * Every `intercept...` either returns (go on as outside a guest) or takes the VM exit and throws vmExitTaken. RIP is at
+ * the instruction, nothing of it has happened.
+ */
+import type { Instruction } from "./isa/instruction";
+
+/** Instructions that a control (or always) makes exit, with no operands to look at beyond the instruction itself. */
+export type SimpleIntercept =
+  | "cpuid" | "getsec" | "hlt" | "invd" | "wbinvd" | "wbnoinvd" | "xsetbv" | "rdpmc" | "rdtsc" | "rdtscp" | "rsm"
+  | "pause" | "mwait" | "monitor" | "vmcall" | "vmclear" | "vmlaunch" | "vmptrld" | "vmptrst" | "vmread" | "vmresume"
+  | "vmwrite" | "vmxoff" | "vmxon" | "invept" | "invvpid" | "invpcid" | "vmfunc" | "rdrand" | "rdseed" | "encls"
+  | "enclv" | "pconfig" | "tpause" | "umwait" | "xsaves" | "xrstors" | "loadiwkey" | "sgdt" | "sidt" | "lgdt" | "lidt"
+  | "sldt" | "str" | "lldt" | "ltr" | "vmrun" | "vmload" | "vmsave" | "stgi" | "clgi" | "skinit" | "invlpga" | "vmmcall"
+  | "pushf" | "popf" | "iret" | "int" | "icebp"; // biome-ignore format: a list
+
+export type CrAccess = "mov-to" | "mov-from" | "clts" | "lmsw" | "smsw";
+
+export interface GuestMode {
+  readonly kind: "vmx" | "svm";
+
+  /** @param linear effective linear address of the memory operand, where the instruction has one */
+  interceptInstruction(what: SimpleIntercept, instruction: Instruction, linear?: bigint): void;
+  /**
+   * MOV CR, CLTS, LMSW, SMSW.
+   * @param value what would be written ("mov-to", "lmsw"); 0n otherwise
+   * @returns the value the instruction really writes or reads: guest/host masks and read shadows applied (SDM 3C 26.3)
+   */
+  interceptCr(cr: number, access: CrAccess, value: bigint, instruction: Instruction, linear?: bigint): bigint;
+  interceptDr(dr: number, write: boolean, instruction: Instruction): void;
+  /** @param linear memory operand of INS/OUTS */
+  interceptIo(port: number, size: number, input: boolean, instruction: Instruction, linear?: bigint): void;
+  interceptMsr(index: number, write: boolean, instruction: Instruction): void;
+  interceptInvlpg(linear: bigint, instruction: Instruction): void;
+  /** @param source what started it, numbered as in the exit qualification (SDM 3C table 28-2): 0 CALL, 1 IRET, 2 JMP, 3 gate */
+  interceptTaskSwitch(selector: number, source: number): void;
+  /**
+   * An exception is about to be delivered (already after contributory checks, before double-fault promotion).
+   * @param error error code where the vector has one
+   * @param extra CR2 or DR6 bits; not yet in the registers
+   */
+  interceptException(vector: number, error: number | undefined, extra: bigint, software: boolean): void;
+  interceptTripleFault(): void;
+  /** An external interrupt is pending and would be recognised. Returns true when it must be delivered by the IDT now. */
+  interceptExternalInterrupt(): boolean;
+  interceptNmi(): void;
+  interceptInit(): void;
+  interceptSipi(vector: number): void;
+  interceptSmi(): void;
+  /** Called at every boundary where events are looked at, before interrupts: interrupt window, NMI window, MTF, TPR. */
+  boundary(): void;
+  /** Whether pending interrupts are recognised whatever RFLAGS.IF says (external-interrupt exiting; SVM V_INTR_MASKING). */
+  readonly ignoresIf: boolean;
+  /** Instructions until the VMX-preemption timer expires; Infinity without. `preemptionTimerExpired` then exits. */
+  instructionsToPreemption(): number;
+  preemptionTimerExpired(): void;
+
+  /** An event is being delivered: what IDT-vectoring information must say if delivery itself exits. Cleared with null. */
+  setVectoring(event: { vector: number; type: number; error?: number; instructionLength: number } | null): void;
+  /** Added to the processor's TSC for RDTSC, RDTSCP and IA32_TIME_STAMP_COUNTER (offset and multiplier applied). */
+  adjustTsc(tsc: bigint): bigint;
+  /** CR8 accesses with TPR shadow: value, or undefined when the real TPR is meant. */
+  readTprShadow(): number | undefined;
+  /** @returns false when the real TPR is meant */
+  writeTprShadow(value: number): boolean;
+  /** Reads of CR0/CR4 by guest code through MOV, SMSW: see interceptCr. Tag for TLB entries: VPID or ASID (0 = root). */
+  readonly addressSpaceTag: number;
+  /** An access to the APIC-access page (SDM 3C 30.4). @returns true when the guest mode served it (value in state VALUE). */
+  apicAccess(pa: number, offset: number, size: number, write: boolean, linear: bigint): boolean;
+  /** Physical page of the APIC-access page, or -1. */
+  readonly apicAccessPage: number;
+}
