@@ -127,6 +127,8 @@ export interface CodeCache {
   invalidatePhysical(pa: number, length: number): void;
   /** Whether code has been decoded from this physical page (its TLB write tags stay clear then). */
   hasCode(pa: number): boolean;
+  /** Whether any of `length` bytes from `pa` on (within one page) belong to decoded instructions. */
+  touches(pa: number, length: number): boolean;
   flushEverything(): void;
 }
 
@@ -218,6 +220,11 @@ export interface Cpu {
   /** Debugger stops; replacing the lists takes effect at the next instruction. */
   setBreakpoints(list: readonly CodeBreakpoint[]): void;
   setWatchpoints(list: readonly Watchpoint[]): void;
+  /**
+   * A watchpoint of the debugger or a data breakpoint of DR0..DR3 lies on this linear or physical page: no TLB tag then,
+   * and `Mmu.fill` answers SLOW; the processor looks at every access of the slow road itself.
+   */
+  watchesPage(linear: bigint, pa: number): boolean;
   /** The debugger asked for a TraceKind.Instruction stop after `count` more instructions of this vCPU (0 = none). */
   stopAfter(count: number): void;
   /** Instructions this vCPU has retired. */

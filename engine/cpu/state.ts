@@ -174,6 +174,8 @@ export const ExitStatus = {
   ATTENTION: 4,
   /** A breakpoint stands at RIP. */
   BREAK: 5,
+  /** A long REP instruction comes up for air: its registers are updated, it has not retired; run it again. */
+  AGAIN: 6,
 } as const;
 export type ExitStatus = (typeof ExitStatus)[keyof typeof ExitStatus];
 

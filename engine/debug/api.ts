@@ -2,9 +2,17 @@
  * The typed engine API: what the debug adapter may ask of an engine in a worker, as messages. Structured-clonable both ways,
  * bigint included. The adapter never touches the engine's memory.
  */
-import type { RegisterRow } from "../cpu/registers";
+import type { BitField, RegisterRow } from "../cpu/registers";
 import type { Accel } from "../machine/config";
 import type { AddressSpace, Ending } from "../machine/machine";
+
+export type { AddressSpace, Ending } from "../machine/machine";
+
+/** Which hits of a breakpoint stop: all from the n-th on, only the n-th, or every n-th. */
+export interface HitRule {
+  readonly kind: "from" | "exactly" | "every";
+  readonly count: number;
+}
 
 export interface LaunchRequest {
   readonly accel: Accel;
@@ -28,8 +36,7 @@ export interface TraceFilter {
   readonly match: Readonly<Record<string, bigint | number | string>>;
   /** Expression of the debugger's language (debug/expression.ts), empty for always. */
   readonly condition: string;
-  /** Stop only from the n-th hit on; 0 or 1 = at once. */
-  readonly hitCount: number;
+  readonly hit?: HitRule;
   /** A log line with {expressions} instead of a stop. */
   readonly log?: string;
 }
@@ -38,8 +45,24 @@ export interface BreakpointRequest {
   readonly id: number;
   readonly linear: bigint;
   readonly condition: string;
-  readonly hitCount: number;
+  readonly hit?: HitRule;
   readonly log?: string;
+}
+
+export interface WatchpointRequest {
+  readonly id: number;
+  readonly space: "linear" | "physical";
+  readonly address: bigint;
+  readonly length: number;
+  readonly access: "read" | "write" | "readWrite";
+  readonly condition: string;
+  readonly hit?: HitRule;
+}
+
+/** What is wrong with a breakpoint, watchpoint or filter; the others are set all the same. */
+export interface Refusal {
+  readonly id: string | number;
+  readonly message: string;
 }
 
 /** How to go on from a stop. */
@@ -47,8 +70,11 @@ export type Resume =
   | { readonly kind: "continue" }
   /** To the next guest instruction of `vcpu`, over VM exits, calls, repeats and interrupts. */
   | { readonly kind: "next"; readonly vcpu: number }
-  /** One instruction, or one stage of a VM exit when it takes one. */
-  | { readonly kind: "stepIn"; readonly vcpu: number }
+  /**
+   * One instruction, or one stage of a VM exit when it takes one. `stages` is a set of TraceKind bits that count as a
+   * stage; without it all stages of an exit do.
+   */
+  | { readonly kind: "stepIn"; readonly vcpu: number; readonly stages?: number }
   /** To the return of the current function; from inside an exit: back to the guest. */
   | { readonly kind: "stepOut"; readonly vcpu: number };
 
@@ -91,22 +117,18 @@ export interface EngineRequests {
   resume: { request: Resume; response: Record<string, never> };
   pause: { request: Record<string, never>; response: Record<string, never> };
   terminate: { request: Record<string, never>; response: Record<string, never> };
-  setBreakpoints: { request: { readonly list: readonly BreakpointRequest[] }; response: Record<string, never> };
-  setWatchpoints: {
-    request: {
-      readonly list: readonly {
-        readonly id: number;
-        readonly space: "linear" | "physical";
-        readonly address: bigint;
-        readonly length: number;
-        readonly access: "read" | "write" | "readWrite";
-        readonly condition: string;
-        readonly hitCount: number;
-      }[];
-    };
-    response: Record<string, never>;
+  setBreakpoints: {
+    request: { readonly list: readonly BreakpointRequest[] };
+    response: { readonly refused: readonly Refusal[] };
   };
-  setTraceFilters: { request: { readonly list: readonly TraceFilter[] }; response: Record<string, never> };
+  setWatchpoints: {
+    request: { readonly list: readonly WatchpointRequest[] };
+    response: { readonly refused: readonly Refusal[] };
+  };
+  setTraceFilters: {
+    request: { readonly list: readonly TraceFilter[] };
+    response: { readonly refused: readonly Refusal[] };
+  };
   readRegisters: { request: { readonly vcpu: number }; response: { readonly fields: readonly FieldValue[] } };
   writeRegister: {
     request: { readonly vcpu: number; readonly name: string; readonly value: bigint };
@@ -142,16 +164,19 @@ export interface EngineRequests {
     request: { readonly vcpu: number; readonly linear: bigint };
     response: { readonly physical: bigint | null };
   };
-  evaluate: { request: { readonly vcpu: number; readonly expression: string }; response: EvaluateResult };
+  /** `readOnly` refuses assignments, for hovers. */
+  evaluate: {
+    request: { readonly vcpu: number; readonly expression: string; readonly readOnly?: boolean };
+    response: EvaluateResult;
+  };
   completions: {
-    request: { readonly text: string };
+    request: { readonly vcpu: number; readonly text: string };
     response: { readonly items: readonly { label: string; help: string }[] };
   };
   /** Code mode of the vCPU, for disassembly: 16, 32 or 64, and the linear address of CS:RIP. */
-  codeContext: {
-    request: { readonly vcpu: number };
-    response: { readonly bits: 16 | 32 | 64; readonly linear: bigint; readonly csBase: bigint };
-  };
+  codeContext: { request: { readonly vcpu: number }; response: CodeContext };
+  /** Every vCPU at a glance, for the threads view. */
+  vcpus: { request: Record<string, never>; response: { readonly list: readonly VcpuSummary[] } };
   setSymbols: {
     request: { readonly symbols: readonly { name: string; address: bigint; size: bigint }[] };
     response: Record<string, never>;
@@ -164,22 +189,52 @@ export interface EngineRequests {
   hash: { request: Record<string, never>; response: { readonly hash: string } };
 }
 
+/** Where a vCPU is, for disassembly and unwinding. All addresses linear. */
+export interface CodeContext {
+  readonly bits: 16 | 32 | 64;
+  /** CS base + RIP. */
+  readonly linear: bigint;
+  readonly csBase: bigint;
+  readonly ssBase: bigint;
+  /** SS base + RSP and SS base + RBP, at the stack's width. */
+  readonly stack: bigint;
+  readonly frame: bigint;
+  /** "real", "virtual-8086", "16-bit", "32-bit", "64-bit" and the like, for people. */
+  readonly mode: string;
+}
+
+export interface VcpuSummary {
+  readonly index: number;
+  readonly linear: bigint;
+  readonly halted: boolean;
+  readonly inGuest: boolean;
+  readonly retired: number;
+  readonly mode: string;
+}
+
 export interface VmcsFieldValue {
   readonly name: string;
   readonly encoding: number;
   readonly group: string;
+  /** Where displays list it inside its group. */
+  readonly subgroup: string;
+  readonly readOnly: boolean;
+  readonly bits?: readonly BitField[];
   readonly value: bigint;
   /** Names of the bits that are set, or of the decoded sub-fields, e.g. "PG|PE" or "vector 14, hardware exception". */
   readonly decoded: string;
   readonly help: string;
   readonly section: string;
+  /** Bits. */
   readonly width: number;
 }
 
 export interface EvaluateResult {
-  readonly value: bigint;
-  /** Bytes of width for formatting. */
+  /** A number, or a string such as a trace point's direction. */
+  readonly value: bigint | string;
+  /** Bits, for formatting. */
   readonly width: number;
+  readonly signed: boolean;
   readonly decoded?: string;
   /** Where it lives, when it is memory. */
   readonly memory?: { readonly space: AddressSpace; readonly address: bigint };

@@ -3,10 +3,13 @@ import type { VirtualClock } from "../clock";
 import type { Cpu } from "../cpu/cpu";
 import type { PhysicalMemory } from "../memory/physical";
 import type { Tracer } from "../trace";
+import type { HostInterrupts } from "./hostKernel";
 
 export interface Host {
   /** Physical processors. All have `hostIsModel` set: their hypervisor is the KVM model. */
   readonly processors: readonly Cpu[];
+  /** The local APIC of each, as far as the host kernel uses it; the same objects as the processors' `interrupts`. */
+  readonly interrupts: readonly HostInterrupts[];
   readonly memory: PhysicalMemory;
   readonly clock: VirtualClock;
   readonly trace: Tracer;

@@ -19,6 +19,10 @@ export const MAX_VCPUS = 16;
 /** Where the block of vCPU `id` waits while another one runs. */
 export const cpuBank = (id: number): number => 0x10000 + id * CPU_BLOCK_SIZE;
 
+/** Contexts of the data TLB: who owns which 12-bit tag (cpu/memory/contexts.ts). In memory, so that a snapshot has them. */
+export const TLB_CONTEXTS_BASE = 0x30000;
+export const TLB_CONTEXTS_SIZE = 0x10000;
+
 /**
  * Data TLB: direct-mapped, TLB_ENTRIES entries of 32 bytes.
  *   +0  i64 read tag   (linear page address | context tag in bits 11:0; -1 = invalid)

@@ -50,7 +50,10 @@ export interface Instruction {
   addressSize: number;
   /** Destination first, as in the manuals; kind NONE past the end. Always four objects. */
   readonly operands: readonly [Operand, Operand, Operand, Operand];
-  /** Memory operand, if any operand has kind MEMORY: registers 0..15, NO_REG or RIP_BASE. */
+  /**
+   * Memory operand, if any operand has kind MEMORY: registers 0..15, NO_REG or RIP_BASE. Of a string instruction this is
+   * RSI with the source's segment, or RDI with ES where there is no source; a destination is at ES:RDI always.
+   */
   base: number;
   index: number;
   /** log2 of the index factor: 0..3. */
@@ -58,11 +61,14 @@ export interface Instruction {
   /** Displacement, sign-extended to 32 bits; `displacementHigh` is its upper half (only moffs64 has other than the sign). */
   displacement: number;
   displacementHigh: number;
-  /** Segment register the memory operand uses (default or overridden), Seg order. */
+  /** Segment register the memory operand uses (default or overridden), Seg order; DS or the override without one (XLAT). */
   segment: number;
   /** A segment override prefix was given (string instructions, far returns and hints care). */
   segmentOverride: boolean;
-  /** Immediate, sign-extended to 64 bits as low and high halves (signed 32-bit numbers). */
+  /**
+   * Immediate as low and high halves (signed 32-bit numbers): sign-extended to 64 bits, but unsigned where the table's
+   * operand is Iub or Iuw (shift counts, ports, vectors, RET, ENTER).
+   */
   immediate: number;
   immediateHigh: number;
   /** Second immediate: ENTER's level, far pointer's selector. */

@@ -1,0 +1,39 @@
+/** Values in words: the set bits of a register or field by its BitField rows. */
+import type { BitField } from "../cpu/registers";
+
+/** The value of one field of bits inside `value`. */
+export function extract(value: bigint, field: BitField): bigint {
+  return (value >> BigInt(field.low)) & ((1n << BigInt(field.width)) - 1n);
+}
+
+/** `value` with one field of bits replaced. */
+export function insert(value: bigint, field: BitField, bits: bigint): bigint {
+  const mask = ((1n << BigInt(field.width)) - 1n) << BigInt(field.low);
+  return (value & ~mask) | ((bits << BigInt(field.low)) & mask);
+}
+
+/** One field of bits in words: its name for a set flag, `NAME=value` or `NAME=text` for a wider one. */
+export function describeField(value: bigint, field: BitField): string {
+  const bits = extract(value, field);
+  const named = field.values?.[Number(bits)];
+  if (field.width === 1) return named ? `${field.name}=${named}` : field.name;
+  if (named) return `${field.name}=${named}`;
+  return `${field.name}=${bits < 10n ? bits : "0x" + bits.toString(16)}`;
+}
+
+/**
+ * All of a value in words, high bits first: "PG|WP|PE", "type=hardware exception|vector=14". Fields that are zero and have
+ * no name for zero are left out; bits no row knows are added as a hexadecimal number.
+ */
+export function describeBits(value: bigint, fields: readonly BitField[]): string {
+  const words: string[] = [];
+  let known = 0n;
+  for (const field of [...fields].sort((a, b) => b.low - a.low)) {
+    known |= ((1n << BigInt(field.width)) - 1n) << BigInt(field.low);
+    const bits = extract(value, field);
+    if (bits !== 0n || (field.width > 1 && field.values?.[0] !== undefined)) words.push(describeField(value, field));
+  }
+  const rest = value & ~known;
+  if (rest !== 0n) words.push(`0x${rest.toString(16)}`);
+  return words.join("|");
+}

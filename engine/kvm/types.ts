@@ -1,0 +1,391 @@
+/**
+ * Structures of the model by Linux's names: struct kvm, struct kvm_vcpu with its arch and vendor parts, memslots, MMU
+ * pages. All that changes lies in plain `state` objects (structured-clonable), so that a snapshot is a copy; classes hold
+ * only the wiring.
+ */
+import type { Cpu } from "../cpu/cpu";
+import type { KvmModule } from "./module";
+import type { KvmIoBuses } from "./ioBus";
+import type { KvmIoapic } from "./ioapic";
+import type { KvmLapic } from "./lapic";
+import type { KvmPic } from "./i8259";
+import type { KvmPit } from "./i8254";
+import type { KvmVcpuStat, KvmVmStat } from "./stats";
+import type { KvmCpuidEntry2, KvmIrqRoutingEntry, KvmMpState, KvmRun } from "./uapi";
+
+/** KVM_ADDRESS_SPACE_NUM without SMM. */
+export const KVM_ADDRESS_SPACE_NUM = 1;
+/** Memslots userspace may use (KVM_CAP_NR_MEMSLOTS); the ids above are KVM's own. */
+export const KVM_USER_MEM_SLOTS = 32764;
+export const TSS_PRIVATE_MEMSLOT = KVM_USER_MEM_SLOTS;
+export const APIC_ACCESS_PAGE_PRIVATE_MEMSLOT = KVM_USER_MEM_SLOTS + 1;
+export const IDENTITY_PAGETABLE_PRIVATE_MEMSLOT = KVM_USER_MEM_SLOTS + 2;
+export const KVM_MAX_VCPUS = 16;
+/** KVM_MAX_VCPU_IDS: one more than the largest vCPU id. */
+export const KVM_MAX_VCPU_IDS = 255;
+
+export interface KvmMemorySlot {
+  readonly id: number;
+  readonly asId: number;
+  readonly baseGfn: number;
+  readonly npages: number;
+  /** Host-virtual address; of a page the kernel mapped itself when `kernelPage` is set. */
+  readonly userspaceAddr: number;
+  flags: number;
+  /** A set bit is a dirty page; null without KVM_MEM_LOG_DIRTY_PAGES. */
+  dirtyBitmap: Uint32Array | null;
+  /** Write-tracking counts by page (arch.gfn_write_track); null until something is tracked. */
+  gfnWriteTrack: Uint16Array | null;
+  /** Host-physical address of a private slot's memory, -1 for userspace's. */
+  readonly kernelPage: number;
+}
+
+export interface KvmMemslots {
+  generation: number;
+  /** Ascending by baseGfn. */
+  slots: KvmMemorySlot[];
+}
+
+/** The two sets of an address space; `active` is the one readers use. */
+export interface KvmMemslotSets {
+  active: 0 | 1;
+  sets: [KvmMemslots, KvmMemslots];
+}
+
+/** union kvm_mmu_page_role, the bits a direct MMU needs. */
+export interface KvmMmuPageRole {
+  level: number;
+  direct: boolean;
+  invalid: boolean;
+  adDisabled: boolean;
+}
+
+/** struct kvm_mmu_page: one page of the second-level tables. */
+export interface KvmMmuPage {
+  /** Host-physical address of the table (sp->spt). */
+  readonly spt: number;
+  readonly gfn: number;
+  role: KvmMmuPageRole;
+  /** Table that points here, and the index of the entry; -1 for a root. */
+  readonly ptep: number;
+  readonly ptepIndex: number;
+  /** vCPUs that use it as root, plus one while the root is valid. */
+  rootCount: number;
+  tdpMmuPage: boolean;
+}
+
+export interface KvmMmuState {
+  /** By host-physical address of the table. */
+  pages: Map<number, KvmMmuPage>;
+  roots: number[];
+  /** mmu_valid_gen. */
+  validGen: number;
+  invalidateSeq: number;
+}
+
+export interface KvmArchState {
+  irqchipMode: "none" | "kernel";
+  tssAddr: number;
+  identityMapAddr: number;
+  apicAccessMemslotEnabled: boolean;
+  apicAccessPage: number;
+  bspVcpuId: number;
+  /** Bits of KVM_X86_DISABLE_EXITS_*. */
+  disabledExits: number;
+  x2apicFormat: boolean;
+  x2apicBroadcastQuirkDisabled: boolean;
+  exceptionPayloadEnabled: boolean;
+  tripleFaultEvent: boolean;
+  kvmclockOffset: number;
+  tscKhz: number;
+  mmu: KvmMmuState;
+  /** irq_states: level of each GSI by irq source id. */
+  irqStates: Record<number, number>;
+  irqRoutes: KvmIrqRoutingEntry[];
+  disabledQuirks: bigint;
+  lowestPriorityNext: number;
+}
+
+export interface KvmState {
+  memslots: KvmMemslotSets[];
+  createdVcpus: number;
+  vmBugged: boolean;
+  stat: KvmVmStat;
+  arch: KvmArchState;
+}
+
+/** vcpu->mode. */
+export const VcpuMode = { OUTSIDE_GUEST_MODE: 0, IN_GUEST_MODE: 1, EXITING_GUEST_MODE: 2 } as const;
+
+/** Indices of vcpu->arch.regs and bits of regs_avail and regs_dirty (enum kvm_reg). */
+// biome-ignore format: a table
+export const VcpuReg = {
+  RAX: 0, RCX: 1, RDX: 2, RBX: 3, RSP: 4, RBP: 5, RSI: 6, RDI: 7, RIP: 16,
+  PDPTR: 17, CR0: 18, CR3: 19, CR4: 20, RFLAGS: 21, SEGMENTS: 22, EXIT_INFO_1: 23, EXIT_INFO_2: 24,
+} as const;
+
+export interface KvmQueuedException {
+  pending: boolean;
+  injected: boolean;
+  vector: number;
+  hasErrorCode: boolean;
+  errorCode: number;
+  hasPayload: boolean;
+  payload: bigint;
+}
+
+export interface KvmMmioFragment {
+  gpa: number;
+  data: Uint8Array;
+  /** Bytes of `data` already served. */
+  done: number;
+  len: number;
+}
+
+/** Emulation in progress (struct x86_emulate_ctxt): kept over a userspace exit, so that it can be taken up again. */
+export interface EmulateCtxtState {
+  /** Instruction bytes as fetched. */
+  bytes: Uint8Array;
+  eip: bigint;
+  /** Data read from MMIO so far in this instruction, in order (ctxt->mem_read). */
+  memRead: { data: Uint8Array; pos: number; end: number };
+  /** Items read ahead by a string IN (ctxt->io_read). */
+  ioRead: { data: Uint8Array; pos: number; end: number };
+  gpaAvailable: boolean;
+  gpaVal: number;
+  cr2: bigint;
+  emulationType: number;
+}
+
+/** What complete_userspace_io points to, by name. */
+export type CompleteUserspaceIo =
+  | "completeEmulatedPio"
+  | "completeEmulatedMmio"
+  | "completeFastPioIn"
+  | "completeFastPioOut"
+  | "completeHypercallExit";
+
+export interface KvmVcpuArchState {
+  regs: BigUint64Array;
+  regsAvail: number;
+  regsDirty: number;
+  cr0: bigint;
+  cr0GuestOwnedBits: bigint;
+  cr2: bigint;
+  cr3: bigint;
+  cr4: bigint;
+  cr4GuestOwnedBits: bigint;
+  cr4GuestRsvdBits: bigint;
+  cr8: bigint;
+  efer: bigint;
+  /** IA32_APIC_BASE while there is no LAPIC in the kernel. */
+  apicBase: bigint;
+  pat: bigint;
+  pdptrs: [bigint, bigint, bigint, bigint];
+  mpState: KvmMpState;
+  /** pending_events: bits KVM_APIC_INIT (0), KVM_APIC_SIPI (1). */
+  apicPendingEvents: number;
+  sipiVector: number;
+  exception: KvmQueuedException;
+  interrupt: { injected: boolean; nr: number; soft: boolean };
+  nmiQueued: number;
+  nmiPending: number;
+  nmiInjected: boolean;
+  exceptionVmexitPending: boolean;
+  /** Length of the instruction behind a queued soft exception or interrupt (event_exit_inst_len). */
+  eventExitInstLen: number;
+  pio: { count: number; in: boolean; port: number; size: number; linearRip: bigint; data: Uint8Array };
+  completeUserspaceIo: CompleteUserspaceIo | null;
+  emulateRegsNeedSyncFromVcpu: boolean;
+  emulate: EmulateCtxtState | null;
+  emulateOngoing: boolean;
+  lastRetryEip: bigint;
+  lastRetryAddr: number;
+  /** Cache of the last MMIO address (mmio_gva, mmio_gfn, mmio_access, mmio_gen). */
+  mmioGva: bigint;
+  mmioGfn: number;
+  mmioAccess: number;
+  mmioGen: number;
+  cpuidEntries: KvmCpuidEntry2[];
+  maxphyaddr: number;
+  db: [bigint, bigint, bigint, bigint];
+  dr6: bigint;
+  dr7: bigint;
+  effDb: [bigint, bigint, bigint, bigint];
+  guestDebugDr7: bigint;
+  switchDbRegs: number;
+  singlestepRip: bigint;
+  xcr0: bigint;
+  xss: bigint;
+  /** Off.FCW .. end of Off.OPMASK of the processor's block, while another vCPU or nobody has the processor. */
+  guestFpu: Uint8Array;
+  guestFpuLoaded: boolean;
+  tscOffset: bigint;
+  tscScalingRatio: bigint;
+  ia32TscAdjust: bigint;
+  lastGuestTsc: bigint;
+  lastHostTsc: bigint;
+  ia32MiscEnable: bigint;
+  smbase: number;
+  mtrrDefType: bigint;
+  mtrrFixed: BigUint64Array;
+  mtrrVariable: BigUint64Array;
+  mcgStatus: bigint;
+  mcgCap: bigint;
+  mcgCtl: bigint;
+  mceBanks: BigUint64Array;
+  microcodeVersion: bigint;
+  platformInfo: bigint;
+  archCapabilities: bigint;
+  specCtrl: bigint;
+  /** kvmclock: MSR_KVM_SYSTEM_TIME_NEW and MSR_KVM_WALL_CLOCK_NEW. */
+  pvTime: bigint;
+  wallClock: bigint;
+  pvTimeVersion: number;
+  stealMsr: bigint;
+  pvEoiMsr: bigint;
+  asyncPfMsr: bigint;
+  pollControl: bigint;
+  apfHalted: boolean;
+  pvUnhalted: boolean;
+  apicAttention: number;
+  tprAccessReporting: boolean;
+  lastVmentryCpu: number;
+  pendingIoapicEoi: number;
+  ioapicHandledVectors: Uint32Array;
+  /** Root of the second-level tables (mmu->root.hpa), -1 when none is loaded. */
+  mmuRoot: number;
+  atInstructionBoundary: boolean;
+  guestDebug: number;
+}
+
+/** struct vcpu_vmx. */
+export interface VcpuVmxState {
+  /** Physical address of vmcs01. */
+  vmcs: number;
+  launched: boolean;
+  /** Physical processor on which the VMCS is active, -1 when it is clear. */
+  loadedCpu: number;
+  hostRsp: bigint;
+  msrBitmap: number;
+  vpid: number;
+  /** VMfail of the last entry. */
+  fail: boolean;
+  exitReason: number;
+  exitQualification: bigint;
+  exitIntrInfo: number;
+  idtVectoringInfo: number;
+  rflags: bigint;
+  emulationRequired: boolean;
+  msrGuestKernelGsBase: bigint;
+  /** vmx->guest_uret_msrs: guest values of MSRs switched on the way to userspace. */
+  uretMsrs: { star: bigint; lstar: bigint; cstar: bigint; syscallMask: bigint; tscAux: bigint };
+  guestStateLoaded: boolean;
+  msrIa32FeatureControl: bigint;
+  pleWindow: number;
+  pleWindowDirty: boolean;
+  softVnmiBlocked: boolean;
+  spec: bigint;
+  /** Shadow copies of VMCS controls (vmcs_controls_shadow). */
+  controls: { vmEntry: number; vmExit: number; pin: number; exec: number; secondaryExec: number };
+  /** Segment cache (vmx->segment_cache). */
+  segmentBitmask: number;
+  virtualApicPage: number;
+  /** rmode: vm86_active never happens with unrestricted guest. */
+  vm86Active: boolean;
+}
+
+/** Where KVM_RUN left off when it yielded. */
+export type Suspended = null | "guest" | "block" | "block-uninitialized" | "resched";
+
+export interface KvmVcpuState {
+  readonly vcpuId: number;
+  readonly vcpuIdx: number;
+  /** Physical processor it is loaded on, -1. */
+  cpu: number;
+  mode: number;
+  requests: Uint8Array;
+  requestsPending: number;
+  suspended: Suspended;
+  /** The halt that is being waited out: start (ns) and whether it goes through halt polling. */
+  haltStart: number;
+  haltPollNs: number;
+  stat: KvmVcpuStat;
+  /** VM exits by basic exit reason. */
+  exitsByReason: Record<number, number>;
+  userspaceExits: Record<number, number>;
+  arch: KvmVcpuArchState;
+  vmx: VcpuVmxState;
+  mmioNeeded: boolean;
+  mmioReadCompleted: boolean;
+  mmioIsWrite: boolean;
+  mmioCurFragment: number;
+  mmioFragments: KvmMmioFragment[];
+  run: KvmRun;
+  pioPage: Uint8Array;
+  thread: ThreadState;
+}
+
+/** What of task_struct KVM looks at. */
+export interface ThreadState {
+  /** Physical processor the thread runs on. */
+  cpu: number;
+  /** A signal that is not blocked waits (TIF_SIGPENDING). */
+  signalPending: boolean;
+  /** task_work by signal (TIF_NOTIFY_SIGNAL). */
+  notifySignal: boolean;
+  /** TIF_NEED_RESCHED. */
+  needResched: boolean;
+  /** TIF_NOTIFY_RESUME: callbacks before returning to user mode or to a guest. */
+  notifyResume: boolean;
+}
+
+/** struct kvm: a virtual machine. */
+export class Kvm {
+  readonly vcpus: KvmVcpu[] = [];
+  vpic: KvmPic | null = null;
+  vioapic: KvmIoapic | null = null;
+  vpit: KvmPit | null = null;
+
+  constructor(
+    readonly module: KvmModule,
+    /** Number of the VM, for the names of its clock owners. */
+    readonly id: number,
+    public state: KvmState,
+    readonly buses: KvmIoBuses,
+  ) {}
+
+  get arch(): KvmArchState {
+    return this.state.arch;
+  }
+}
+
+/** struct kvm_vcpu. */
+export class KvmVcpu {
+  apic: KvmLapic | null = null;
+  /** The physical processor it is loaded on (kvm_get_running_vcpu's inverse); null between vcpu_put and vcpu_load. */
+  cpu: Cpu | null = null;
+  /** Instruction count at which the current KVM_RUN call must come back. */
+  deadline = 0;
+
+  constructor(
+    readonly kvm: Kvm,
+    public state: KvmVcpuState,
+  ) {}
+
+  get module(): KvmModule {
+    return this.kvm.module;
+  }
+  get arch(): KvmVcpuArchState {
+    return this.state.arch;
+  }
+  get vmx(): VcpuVmxState {
+    return this.state.vmx;
+  }
+  get run(): KvmRun {
+    return this.state.run;
+  }
+  get stat(): KvmVcpuStat {
+    return this.state.stat;
+  }
+}

@@ -1,0 +1,72 @@
+// The real VS Code workbench without a desktop: code-server (which needs Node 24), vsce to package the extension, and
+// Debian's chromium. All from package registries, in the cache folder.
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { cacheFolder } from "./cache.mjs";
+import { npm, run } from "./run.mjs";
+
+const NODE = "24.21.0";
+const CODE_SERVER = "4.139.1";
+const VSCE = "3.9.2";
+
+/**
+ * Installs npm packages into a folder of their own, once.
+ *
+ * @param {string} folder
+ * @param {readonly string[]} packages
+ * @param {readonly string[]} flags
+ */
+async function installOnce(folder, packages, flags = []) {
+  const mark = join(folder, ".complete");
+  if (existsSync(mark)) return;
+  console.log(`Installing ${packages.join(", ")} into the cache ...`);
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "package.json"), '{ "private": true }\n');
+  await run(npm, ["install", "--no-audit", "--no-fund", "--loglevel=error", ...flags, ...packages], {
+    cwd: folder,
+    quiet: true,
+  });
+  writeFileSync(mark, packages.join("\n"));
+}
+
+/** @returns {string} the Node 24 binary, inside `folder` */
+function nodeBinary(folder) {
+  return join(folder, "node_modules", `node-${process.platform}-${process.arch}`, "bin", "node");
+}
+
+/** @returns {Promise<string>} the command that packages a .vsix (run it with this Node) */
+export async function vsceCommand() {
+  const folder = cacheFolder(`vsce-${VSCE}`);
+  await installOnce(folder, [`@vscode/vsce@${VSCE}`], ["--ignore-scripts", "--omit=optional"]);
+  return join(folder, "node_modules", "@vscode", "vsce", "vsce");
+}
+
+/** @returns {Promise<{ node: string, entry: string }>} Node 24 and the code-server program for it */
+export async function codeServer() {
+  const folder = cacheFolder(`code-server-${CODE_SERVER}`);
+  const nodeFolder = join(folder, "node");
+  const node = nodeBinary(nodeFolder);
+  await installOnce(nodeFolder, [`node-${process.platform}-${process.arch}@${NODE}`], ["--ignore-scripts"]);
+  const serverFolder = join(folder, "server");
+  await installOnce(serverFolder, [`code-server@${CODE_SERVER}`], ["--ignore-scripts"]);
+  const vscode = join(serverFolder, "node_modules", "code-server", "lib", "vscode");
+  for (const inner of [vscode, join(vscode, "extensions")]) {
+    const mark = join(inner, ".complete");
+    if (existsSync(mark)) continue;
+    console.log("Installing what code-server's own program needs ...");
+    const flags = ["install", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
+    await run(npm, flags, { cwd: inner, quiet: true });
+    writeFileSync(mark, "");
+  }
+  return { node, entry: join(serverFolder, "node_modules", "code-server", "out", "node", "entry.js") };
+}
+
+/** @returns {string} a chromium on this machine */
+export function chromium() {
+  const candidates = [process.env.CHROMIUM ?? "", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+  const found = candidates.find((path) => path !== "" && existsSync(path));
+  if (!found) {
+    throw new Error("No chromium found. Install Debian's package `chromium`, or set CHROMIUM to the path of a Chrome.");
+  }
+  return found;
+}

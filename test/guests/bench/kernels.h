@@ -1,0 +1,12 @@
+/* The integer kernels that the benchmark runs as guests and, from the same source, natively. */
+#pragma once
+#include <stdint.h>
+
+struct kernel {
+  const char *name;
+  /* Runs `rounds` rounds and returns a checksum. */
+  uint32_t (*run)(uint32_t rounds);
+};
+
+extern const struct kernel kernels[];
+extern const unsigned kernel_count;
