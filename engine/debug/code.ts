@@ -1,7 +1,8 @@
 /** What a debugger wants to know of the code a vCPU runs: where, how wide, what the instruction at a place will do. */
-import { CodeMode } from "../cpu/state";
+
 import { decode } from "../cpu/isa/decoder";
 import { newInstruction } from "../cpu/isa/instruction";
+import { CodeMode } from "../cpu/state";
 import type { Machine, VcpuView } from "../machine/machine";
 import type { CodeContext } from "./api";
 
@@ -185,7 +186,8 @@ export function returnAddress(machine: Machine, vcpu: number): { linear: bigint;
   const code = machine.readMemory("gva", vcpu, context.linear, 3);
   if (code[0] === 0x55) return candidate(context.stack) ?? framed(context, candidate, size);
   const before = machine.readMemory("gva", vcpu, context.linear - 1n, 1);
-  const movesFrame = (code[0] === 0x48 && code[1] === 0x89 && code[2] === 0xe5) || (code[0] === 0x89 && code[1] === 0xe5);
+  const movesFrame =
+    (code[0] === 0x48 && code[1] === 0x89 && code[2] === 0xe5) || (code[0] === 0x89 && code[1] === 0xe5);
   if (before[0] === 0x55 && movesFrame) return candidate(context.stack + BigInt(size));
   return framed(context, candidate, size) ?? scan(context.stack, size, candidate);
 }

@@ -51,7 +51,11 @@ const U64 = (v: bigint): bigint => BigInt.asUintN(64, v);
 const wrap = (v: bigint, signed: boolean): bigint => (signed ? BigInt.asIntN(64, v) : U64(v));
 const hex = (v: bigint): string => `0x${U64(v).toString(16)}`;
 
-export const integer = (value: bigint, signed = true, width = 64): Value => ({ value: wrap(value, signed), signed, width });
+export const integer = (value: bigint, signed = true, width = 64): Value => ({
+  value: wrap(value, signed),
+  signed,
+  width,
+});
 const truth = (v: boolean): Value => ({ value: v ? 1n : 0n, signed: true, width: 64 });
 
 function number(result: Result, at: number, what: string): Value {
@@ -201,7 +205,11 @@ function assign(e: Expression & { kind: "assign" }, scope: Scope): Value {
   const target = evaluate(e.target, scope);
   if (typeof target === "string" || !target.place) throw new ExpressionError("this cannot be changed", e.target.at);
   const right = evaluate(e.value, scope);
-  const value = number(e.operator === "" ? right : applyBinary(e.operator, target, right, e.at), e.value.at, "the new value");
+  const value = number(
+    e.operator === "" ? right : applyBinary(e.operator, target, right, e.at),
+    e.value.at,
+    "the new value",
+  );
   const { place } = target;
   if (e.operator === "" && !fits(value.value, place.width))
     throw new ExpressionError(`${hex(value.value)} does not fit the ${place.width} bits of ${place.name}`, e.value.at);

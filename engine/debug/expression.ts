@@ -143,7 +143,8 @@ function quotedText(text: string, at: number): { value: string; end: number } {
 }
 
 function tokenize(text: string): Token[] {
-  if (text.length > MAX_LENGTH) throw new ExpressionError(`expression longer than ${MAX_LENGTH} characters`, MAX_LENGTH);
+  if (text.length > MAX_LENGTH)
+    throw new ExpressionError(`expression longer than ${MAX_LENGTH} characters`, MAX_LENGTH);
   const tokens: Token[] = [];
   let at = 0;
   while (at < text.length) {
@@ -184,7 +185,8 @@ function tokenize(text: string): Token[] {
       continue;
     }
     const operator = OPERATORS.find((o) => rest.startsWith(o));
-    if (!operator) throw new ExpressionError(`unexpected character "${String.fromCodePoint(rest.codePointAt(0) ?? 0)}"`, at);
+    if (!operator)
+      throw new ExpressionError(`unexpected character "${String.fromCodePoint(rest.codePointAt(0) ?? 0)}"`, at);
     tokens.push({ kind: "operator", text: operator, at, end: at + operator.length });
     at += operator.length;
   }
@@ -202,9 +204,10 @@ class Parser {
   }
 
   whole(): Expression {
-    if (this.peek.kind === "end") throw new ExpressionError("empty expression", 0);
+    if (this.tokens[0].kind === "end") throw new ExpressionError("empty expression", 0);
     const expression = this.assignment();
-    if (this.peek.kind !== "end") throw new ExpressionError(`unexpected ${describe(this.peek)}`, this.peek.at);
+    const rest = this.peek;
+    if (rest.kind !== "end") throw new ExpressionError(`unexpected ${describe(rest)}`, rest.at);
     return expression;
   }
 
@@ -224,7 +227,8 @@ class Parser {
   }
 
   private expect(text: string, why: string): void {
-    if (!this.accept(text)) throw new ExpressionError(`expected "${text}" ${why}, found ${describe(this.peek)}`, this.peek.at);
+    if (!this.accept(text))
+      throw new ExpressionError(`expected "${text}" ${why}, found ${describe(this.peek)}`, this.peek.at);
   }
 
   private nested<T>(parse: () => T): T {
@@ -272,7 +276,10 @@ class Parser {
 
   private unary(): Expression {
     const token = this.peek;
-    if (token.kind === "operator" && (token.text === "-" || token.text === "~" || token.text === "!" || token.text === "+")) {
+    if (
+      token.kind === "operator" &&
+      (token.text === "-" || token.text === "~" || token.text === "!" || token.text === "+")
+    ) {
       this.next++;
       const operator = token.text;
       return { kind: "unary", operator, operand: this.nested(() => this.unary()), at: token.at };

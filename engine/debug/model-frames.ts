@@ -29,7 +29,7 @@ const MAX_FRAMES = 64;
  * @returns innermost first; empty where the platform has no structured stacks
  */
 export function captureModelFrames(below: (...args: never[]) => unknown): readonly ModelFrame[] {
-  const api = Error as StackApi;
+  const api = Error as unknown as StackApi;
   if (!api.captureStackTrace) return [];
   const { prepareStackTrace, stackTraceLimit } = api;
   const holder: { stack?: unknown } = {};

@@ -50,7 +50,9 @@ const PARTS: ReadonlyMap<string, Part> = (() => {
 })();
 
 /** Exit-reason names as constants: `reason == CPUID`. */
-const REASONS: ReadonlyMap<string, bigint> = new Map(EXIT_REASONS.map((row) => [row.name as string, BigInt(row.reason)]));
+const REASONS: ReadonlyMap<string, bigint> = new Map(
+  EXIT_REASONS.map((row) => [row.name as string, BigInt(row.reason)]),
+);
 const MAX_COMPLETIONS = 200;
 
 function edit(a: string, b: string): number {
@@ -98,11 +100,7 @@ export class MachineScope implements Scope {
     if (Object.hasOwn(this.detail, explicit)) return fromPlain(this.detail[explicit]);
     const lower = name.toLowerCase();
     return (
-      this.register(lower) ??
-      this.pseudo(lower) ??
-      this.dotted(name, lower) ??
-      this.reason(name) ??
-      this.symbol(name)
+      this.register(lower) ?? this.pseudo(lower) ?? this.dotted(name, lower) ?? this.reason(name) ?? this.symbol(name)
     );
   }
 
@@ -118,7 +116,9 @@ export class MachineScope implements Scope {
     const dot = lower.lastIndexOf(".");
     if (dot < 0) return undefined;
     const base = PARTS.get(lower.slice(0, dot))?.register ?? lower.slice(0, dot);
-    const field = registers.rows.find((r) => r.name === base)?.bits?.find((b) => b.name.toLowerCase() === lower.slice(dot + 1));
+    const field = registers.rows
+      .find((r) => r.name === base)
+      ?.bits?.find((b) => b.name.toLowerCase() === lower.slice(dot + 1));
     return field ? this.bitsOfRegister(base, field, lower) : undefined;
   }
 
@@ -269,13 +269,15 @@ export class MachineScope implements Scope {
     for (const name of Object.keys(this.detail)) offer(name, "Detail of the trace point stopped at.");
     for (const row of this.view.registers.rows) {
       offer(row.name, row.help);
-      if (lower.startsWith(row.name + ".")) for (const bit of row.bits ?? []) offer(`${row.name}.${bit.name}`, bit.help);
+      if (lower.startsWith(row.name + "."))
+        for (const bit of row.bits ?? []) offer(`${row.name}.${bit.name}`, bit.help);
     }
     for (const [name, part] of PARTS) offer(name, `Bits ${part.low + part.width - 1}:${part.low} of ${part.register}.`);
     if (lower.startsWith("vmcs.")) this.offerVmcs(lower, offer);
     else if (this.view.vmcs) offer("vmcs.", "Fields of the current VMCS.");
     const run = this.view.kvmRun;
-    if (run && lower.startsWith("kvm_run.")) for (const name of Object.keys(run)) offer(`kvm_run.${name}`, "Field of kvm_run.");
+    if (run && lower.startsWith("kvm_run."))
+      for (const name of Object.keys(run)) offer(`kvm_run.${name}`, "Field of kvm_run.");
     else if (run) offer("kvm_run.", "Fields of the mapped kvm_run page.");
     offer("pc", "Linear address of the next instruction.");
     for (const name of REASONS.keys()) offer(name, "Exit reason.");
@@ -288,7 +290,8 @@ export class MachineScope implements Scope {
     for (const field of VMCS_FIELDS) {
       const name = `vmcs.${field.name}`;
       offer(name, field.help);
-      if (lower.startsWith(name.toLowerCase() + ".")) for (const bit of field.bits ?? []) offer(`${name}.${bit.name}`, bit.help);
+      if (lower.startsWith(name.toLowerCase() + "."))
+        for (const bit of field.bits ?? []) offer(`${name}.${bit.name}`, bit.help);
     }
   }
 }

@@ -61,7 +61,8 @@ export class SharedRing {
     const head = Atomics.load(this.words, RingWord.HEAD) >>> 0;
     const tail = Atomics.load(this.words, RingWord.TAIL) >>> 0;
     const used = (head - tail) >>> 0;
-    if (body.length + 4 > this.data.length) throw new RangeError(`a message of ${body.length} bytes does not fit the ring`);
+    if (body.length + 4 > this.data.length)
+      throw new RangeError(`a message of ${body.length} bytes does not fit the ring`);
     if (used + body.length + 4 > this.data.length) return false;
     const length = new Uint8Array([body.length, body.length >> 8, body.length >> 16, body.length >> 24]);
     this.copyIn(head, length);

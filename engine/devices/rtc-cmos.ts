@@ -7,7 +7,19 @@ import type { Line, Registers, Stateful } from "./chip";
 import { toCivil, toSeconds } from "./civil-time";
 import { Frequency } from "./frequency";
 
-const Reg = { SECONDS: 0, MINUTES: 2, HOURS: 4, WEEKDAY: 6, DAY: 7, MONTH: 8, YEAR: 9, A: 10, B: 11, C: 12, D: 13 } as const;
+const Reg = {
+  SECONDS: 0,
+  MINUTES: 2,
+  HOURS: 4,
+  WEEKDAY: 6,
+  DAY: 7,
+  MONTH: 8,
+  YEAR: 9,
+  A: 10,
+  B: 11,
+  C: 12,
+  D: 13,
+} as const;
 /** Where PC firmware keeps the century (the FADT's CENTURY says so too). */
 export const CMOS_CENTURY = 0x32;
 
@@ -15,6 +27,7 @@ const RegA = { UIP: 0x80, DIVIDER: 0x70, DIVIDER_RUNNING: 0x20, RATE: 0x0f } as 
 const RegB = { DSE: 1, HOURS_24: 2, BINARY: 4, SQWE: 8, UIE: 0x10, AIE: 0x20, PIE: 0x40, SET: 0x80 } as const;
 const RegC = { UF: 0x10, AF: 0x20, PF: 0x40, IRQF: 0x80 } as const;
 
+const SECONDS_PER_DAY = 86400;
 const SECOND = 1_000_000_000;
 /** The update-in-progress bit goes up this long before the update (data sheet table 6, tBUC). */
 const UIP_NS = 244_000;
@@ -29,6 +42,8 @@ export interface RtcState {
   seconds: number;
   /** Virtual time (ns) of that second's beginning. */
   phase: number;
+  /** Virtual time (ns) up to which the flags of register C are worked out. */
+  flagged: number;
 }
 
 export class RtcCmos implements Stateful<RtcState>, Registers {
@@ -50,7 +65,7 @@ export class RtcCmos implements Stateful<RtcState>, Registers {
     memory[Reg.B] = RegB.HOURS_24;
     // Valid RAM and time: the battery is good.
     memory[Reg.D] = 0x80;
-    this.state = { index: 0, memory, seconds: start, phase: 0 };
+    this.state = { index: 0, memory, seconds: start, phase: 0, flagged: 0 };
     clock.register(owner, this);
   }
 
@@ -87,6 +102,7 @@ export class RtcCmos implements Stateful<RtcState>, Registers {
       case Reg.A:
         return (m[Reg.A] & ~RegA.UIP) | (this.updateInProgress ? RegA.UIP : 0);
       case Reg.C: {
+        this.noteFlags(this.clock.now);
         const value = m[Reg.C];
         m[Reg.C] = 0;
         this.irq.set(false);
@@ -125,6 +141,7 @@ export class RtcCmos implements Stateful<RtcState>, Registers {
         this.schedule();
         return;
       case Reg.A: {
+        this.noteFlags(this.clock.now);
         const was = this.running;
         if (was) this.storeTime();
         m[Reg.A] = value & ~RegA.UIP;
@@ -132,6 +149,7 @@ export class RtcCmos implements Stateful<RtcState>, Registers {
         return;
       }
       case Reg.B: {
+        this.noteFlags(this.clock.now);
         const was = this.running;
         if (was) this.storeTime();
         m[Reg.B] = value & RegB.SET ? value & ~RegB.UIE : value;
@@ -143,27 +161,42 @@ export class RtcCmos implements Stateful<RtcState>, Registers {
       case Reg.D:
         return;
       default:
+        // The alarm cells too: what has passed is judged by their old values.
+        this.noteFlags(this.clock.now);
         m[index] = value;
-        this.schedule();
     }
   }
 
-  onClockEvent(kind: string, now: number): void {
-    switch (kind) {
-      case "periodic":
-        this.raise(RegC.PF);
-        break;
-      case "update":
-        this.raise(RegC.UF | (this.alarmMatches(now) ? RegC.AF : 0));
-        break;
-    }
+  onClockEvent(_kind: string, now: number): void {
+    this.noteFlags(now);
     this.schedule();
+  }
+
+  /** Sets the flags of everything that happened up to `now`; they are set whether or not they interrupt. */
+  private noteFlags(now: number): void {
+    const from = this.state.flagged;
+    this.state.flagged = now;
+    let flags = 0;
+    const period = this.periodicTicks;
+    if (period > 0 && this.dividerRunning) {
+      if (Math.floor(crystal.ticks(now) / period) !== Math.floor(crystal.ticks(from) / period)) flags |= RegC.PF;
+    }
+    if (this.running) {
+      const last = this.secondsAt(now);
+      const first = Math.max(this.secondsAt(from), last - SECONDS_PER_DAY);
+      if (last > first) flags |= RegC.UF;
+      for (let t = first + 1; t <= last && !(flags & RegC.AF); t++) if (this.alarmMatches(t)) flags |= RegC.AF;
+    }
+    this.raise(flags);
+  }
+
+  private get dividerRunning(): boolean {
+    return (this.state.memory[Reg.A] & RegA.DIVIDER) === RegA.DIVIDER_RUNNING;
   }
 
   /** The divider chain runs and updates are allowed. */
   private get running(): boolean {
-    const m = this.state.memory;
-    return (m[Reg.A] & RegA.DIVIDER) === RegA.DIVIDER_RUNNING && !(m[Reg.B] & RegB.SET);
+    return this.dividerRunning && !(this.state.memory[Reg.B] & RegB.SET);
   }
 
   private get updateInProgress(): boolean {
@@ -230,9 +263,9 @@ export class RtcCmos implements Stateful<RtcState>, Registers {
     });
   }
 
-  private alarmMatches(now: number): boolean {
+  private alarmMatches(seconds: number): boolean {
     const m = this.state.memory;
-    const t = toCivil(this.secondsAt(now));
+    const t = toCivil(seconds);
     const same = (cell: number, value: number): boolean => (cell & 0xc0) === 0xc0 || cell === value;
     return (
       same(m[1], this.encode(t.second)) && same(m[3], this.encode(t.minute)) && same(m[5], this.encodeHour(t.hour))
@@ -260,7 +293,7 @@ export class RtcCmos implements Stateful<RtcState>, Registers {
     const m = this.state.memory;
     const now = this.clock.now;
     const period = this.periodicTicks;
-    if (period > 0 && m[Reg.B] & RegB.PIE && (m[Reg.A] & RegA.DIVIDER) === RegA.DIVIDER_RUNNING) {
+    if (period > 0 && m[Reg.B] & RegB.PIE && this.dividerRunning) {
       const next = (Math.floor(crystal.ticks(now) / period) + 1) * period;
       this.clock.schedule(this.owner, "periodic", crystal.time(next));
     } else {

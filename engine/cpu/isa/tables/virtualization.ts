@@ -11,7 +11,7 @@ export const VIRTUALIZATION_ROWS = [
   ["VMREAD", "NP 0F 78", "Ey:w Gy", "f64 sys vmx"], ["VMWRITE", "NP 0F 79", "Gy Ey", "f64 sys vmx"],
   ["INVEPT", "66 0F 38 80", "Gy Mdq", "f64 sys vmx"], ["INVVPID", "66 0F 38 81", "Gy Mdq", "f64 sys vmx"],
 
-  ["VMRUN", "0F 01 (D8)", "", "sys svm"], ["VMMCALL", "NP 0F 01 (D9)", "", "sys svm"],
+  ["VMRUN", "0F 01 (D8)", "", "sys svm"], ["VMMCALL", "0F 01 (D9)", "", "sys svm"],
   ["VMLOAD", "0F 01 (DA)", "", "sys svm"], ["VMSAVE", "0F 01 (DB)", "", "sys svm"],
   ["STGI", "0F 01 (DC)", "", "sys svm"], ["CLGI", "0F 01 (DD)", "", "sys svm"],
   ["SKINIT", "0F 01 (DE)", "", "sys svm"], ["INVLPGA", "0F 01 (DF)", "", "sys svm"],

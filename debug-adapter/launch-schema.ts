@@ -1,0 +1,90 @@
+/**
+ * Launch attributes: one schema that the adapter checks configurations by and that package.json repeats for the editor
+ * (a test compares the two).
+ */
+import type { Schema } from "./schema";
+
+const SIZE = "^[0-9]+([KMG]i?B?)?$";
+const ADDRESS = "^(0[xX][0-9a-fA-F]+|[0-9]+)$";
+const SERIAL_DEFAULT = "terminal";
+
+export const launchSchema = {
+  type: "object",
+  required: ["program"],
+  properties: {
+    program: {
+      type: "string",
+      minLength: 1,
+      description:
+        "The image to run: an ELF file with a multiboot header, a Linux kernel (bzImage), or a flat binary (with loadAddress).",
+    },
+    accel: {
+      type: "string",
+      enum: ["none", "vmx", "svm"],
+      enumDescriptions: [
+        "The image runs directly on the emulated processor; use it to debug a hypervisor of your own.",
+        "The image is a guest of the KVM model on Intel VMX.",
+        "The image is a guest of the KVM model on AMD SVM (not there yet).",
+      ],
+      default: "vmx",
+      description: "Who runs the guest.",
+    },
+    memory: {
+      type: ["string", "integer"],
+      pattern: SIZE,
+      patternErrorMessage: 'a size such as "256M" or "1G", or a number of bytes',
+      minimum: 1048576,
+      default: "256M",
+      description: 'Guest memory, such as "256M" or "1G", or a number of bytes.',
+    },
+    smp: { type: "integer", minimum: 1, maximum: 16, default: 1, description: "Number of virtual processors." },
+    cpu: { type: "string", minLength: 1, description: "Processor model." },
+    append: { type: "string", default: "", description: "Command line for a kernel." },
+    initrd: { type: "string", minLength: 1, description: "Initial RAM disk for a kernel, or a multiboot module." },
+    loadAddress: {
+      type: ["string", "integer"],
+      pattern: ADDRESS,
+      patternErrorMessage: 'an address such as "0x7c00"',
+      minimum: 0,
+      description: "Flat binaries only: guest-physical address to load at and to start from.",
+    },
+    tier: {
+      type: "integer",
+      enum: [0, 1],
+      enumDescriptions: ["The interpreter.", "The interpreter and the region compiler."],
+      default: 0,
+      description: "Execution tier.",
+    },
+    stopOnEntry: { type: "boolean", default: false, description: "Stop before the guest's first instruction." },
+    symbols: {
+      type: ["string", "array", "object"],
+      items: { type: ["string", "object"] },
+      properties: {
+        path: { type: "string", minLength: 1 },
+        slide: { type: ["string", "integer"], pattern: "^-?(0[xX][0-9a-fA-F]+|[0-9]+)$" },
+      },
+      description:
+        "ELF files with symbols besides the program's own: a path, or { path, slide } with a number that is added to every address; or a list of these.",
+    },
+    kvm: {
+      type: "object",
+      additionalProperties: { type: ["boolean", "integer"] },
+      description: "Module parameters of the KVM model, such as { \"ept\": false }.",
+    },
+    serial: {
+      type: "string",
+      enum: ["terminal", "console", "both"],
+      enumDescriptions: ["A terminal of its own.", "The debug console.", "Both."],
+      default: SERIAL_DEFAULT,
+      description: "Where the guest's serial output goes.",
+    },
+    numbers: {
+      type: "string",
+      enum: ["hex", "decimal", "binary"],
+      default: "hex",
+      description: "How registers and fields are written.",
+    },
+  },
+} as const satisfies Schema;
+
+export type LaunchAttribute = keyof typeof launchSchema.properties;

@@ -1,0 +1,168 @@
+/** Launch configurations: checked against the schema, files read, symbols collected. */
+import type { LaunchRequest } from "../engine/debug/api";
+import type { Accel } from "../engine/machine/config";
+import type { NumberFormat } from "./custom-protocol";
+import { parseSize } from "./format";
+import type { AdapterHost } from "./host";
+import { type LaunchAttribute, launchSchema } from "./launch-schema";
+import { check, nearest } from "./schema";
+import { readElf } from "./symbols/elf";
+import { SymbolTable } from "./symbols/symbol-table";
+
+export interface SymbolFile {
+  readonly path: string;
+  readonly slide: bigint;
+}
+
+/** A configuration that has been found right. */
+export interface LaunchConfiguration {
+  readonly program: string;
+  readonly accel: Accel;
+  readonly memory: number;
+  readonly smp: number;
+  readonly cpu: string;
+  readonly append: string;
+  readonly initrd?: string;
+  readonly loadAddress?: number;
+  readonly tier: 0 | 1;
+  readonly stopOnEntry: boolean;
+  readonly noDebug: boolean;
+  readonly symbols: readonly SymbolFile[];
+  readonly kvm: Readonly<Record<string, boolean | number>>;
+  readonly serial: "terminal" | "console" | "both";
+  readonly numbers: NumberFormat;
+}
+
+/** Attributes every configuration may have; the editor adds them. */
+const COMMON = ["type", "request", "name", "noDebug", "preLaunchTask", "postDebugTask", "internalConsoleOptions"];
+const COMMON_MORE = ["presentation", "debugServer", "serverReadyAction", "suppressMultipleSessionWarning", "restart"];
+const DEFAULT_MEMORY = 256 * 1024 * 1024;
+/** The machine chooses its default processor. */
+const DEFAULT_CPU = "default";
+
+const isCommon = (key: string): boolean =>
+  key.startsWith("__") || key.startsWith("$") || COMMON.includes(key) || COMMON_MORE.includes(key);
+
+export interface Validated {
+  readonly configuration: LaunchConfiguration;
+  /** What is odd, but no reason to refuse. */
+  readonly warnings: readonly string[];
+}
+
+type Raw = { [K in LaunchAttribute]?: unknown } & { noDebug?: unknown };
+
+/** @throws Error naming every attribute that is wrong, and what it should be */
+export function validateLaunch(raw: Readonly<Record<string, unknown>>): Validated {
+  const problems = check(raw, launchSchema, "the launch configuration").map((problem) =>
+    problem.replace(/^the launch configuration "/, 'launch attribute "'),
+  );
+  const known = Object.keys(launchSchema.properties);
+  const warnings: string[] = [];
+  for (const key of Object.keys(raw)) {
+    if (known.includes(key) || isCommon(key)) continue;
+    const meant = nearest(key, known);
+    if (meant) problems.push(`launch attribute "${key}" is unknown; did you mean "${meant}"?`);
+    else warnings.push(`Launch attribute "${key}" is unknown and has no effect.`);
+  }
+  if (problems.length > 0) throw new Error(problems.join("; "));
+  const args = raw as Raw;
+  const memory = args.memory === undefined ? DEFAULT_MEMORY : (parseSize(args.memory as string | number) ?? 0);
+  if (memory % 4096 !== 0 || memory < 1024 * 1024)
+    throw new Error(
+      `launch attribute "memory" must be at least 1M and a multiple of 4096 bytes, not ${JSON.stringify(args.memory)}`,
+    );
+  return {
+    warnings,
+    configuration: {
+      program: args.program as string,
+      accel: (args.accel as Accel | undefined) ?? "vmx",
+      memory,
+      smp: (args.smp as number | undefined) ?? 1,
+      cpu: (args.cpu as string | undefined) ?? DEFAULT_CPU,
+      append: (args.append as string | undefined) ?? "",
+      initrd: args.initrd as string | undefined,
+      loadAddress: args.loadAddress === undefined ? undefined : Number(args.loadAddress),
+      tier: (args.tier as 0 | 1 | undefined) ?? 0,
+      stopOnEntry: (args.stopOnEntry as boolean | undefined) ?? false,
+      noDebug: args.noDebug === true,
+      symbols: symbolFiles(args.symbols),
+      kvm: (args.kvm as Record<string, boolean | number> | undefined) ?? {},
+      serial: (args.serial as LaunchConfiguration["serial"] | undefined) ?? "terminal",
+      numbers: (args.numbers as NumberFormat | undefined) ?? "hex",
+    },
+  };
+}
+
+function symbolFiles(value: unknown): SymbolFile[] {
+  if (value === undefined) return [];
+  if (Array.isArray(value)) return value.flatMap(symbolFiles);
+  if (typeof value === "string") return [{ path: value, slide: 0n }];
+  const { path, slide } = value as { path?: unknown; slide?: unknown };
+  if (typeof path !== "string" || path === "") throw new Error('launch attribute "symbols" needs a "path" in every entry');
+  return [{ path, slide: parseSlide(slide ?? 0) }];
+}
+
+function parseSlide(value: unknown): bigint {
+  const text = String(value);
+  if (!/^-?(0[xX][0-9a-fA-F]+|[0-9]+)$/.test(text))
+    throw new Error(`launch attribute "symbols": slide must be a number such as "0x1000", not ${JSON.stringify(value)}`);
+  return text.startsWith("-") ? -BigInt(text.slice(1)) : BigInt(text);
+}
+
+/** Reads the image and what goes with it. @throws Error naming the file and the attribute that asked for it */
+export async function readImages(configuration: LaunchConfiguration, host: AdapterHost): Promise<LaunchRequest> {
+  const { accel, memory, smp, cpu, append, loadAddress, tier, kvm, program, initrd } = configuration;
+  const bytes = await readFor("program", program, host);
+  return {
+    accel,
+    memory,
+    smp,
+    cpu,
+    append,
+    tier,
+    kvm,
+    image: { name: program, bytes },
+    ...(initrd === undefined ? {} : { initrd: { name: initrd, bytes: await readFor("initrd", initrd, host) } }),
+    ...(loadAddress === undefined ? {} : { loadAddress }),
+  };
+}
+
+async function readFor(attribute: LaunchAttribute, path: string, host: AdapterHost): Promise<Uint8Array> {
+  try {
+    return await host.readFile(path);
+  } catch (error) {
+    throw new Error(`launch attribute "${attribute}": ${error instanceof Error ? error.message : String(error)}`);
+  }
+}
+
+const isElf = (bytes: Uint8Array): boolean =>
+  bytes[0] === 0x7f && bytes[1] === 0x45 && bytes[2] === 0x4c && bytes[3] === 0x46;
+
+/**
+ * Symbols of the program (when it is an ELF file) and of the files the configuration names.
+ * @throws Error when a named file cannot be read; a program without usable symbols only warns
+ */
+export async function readSymbols(
+  configuration: LaunchConfiguration,
+  program: Uint8Array,
+  host: AdapterHost,
+): Promise<{ table: SymbolTable; warnings: string[] }> {
+  const warnings: string[] = [];
+  const table = new SymbolTable();
+  if (isElf(program)) {
+    try {
+      table.add(configuration.program, readElf(program).symbols, 0n);
+    } catch (error) {
+      warnings.push(`No symbols from ${configuration.program}: ${error instanceof Error ? error.message : String(error)}.`);
+    }
+  }
+  for (const { path, slide } of configuration.symbols) {
+    const bytes = await readFor("symbols", path, host);
+    try {
+      table.add(path, readElf(bytes).symbols, slide);
+    } catch (error) {
+      throw new Error(`launch attribute "symbols": ${path}: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+  return { table, warnings };
+}

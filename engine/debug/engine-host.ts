@@ -1,0 +1,346 @@
+/**
+ * Serves the engine API around one machine. The host is the top of the engine's stack: it runs the machine in slices, reads
+ * commands between them, and is the machine's Tracer, so that a stop is a call of `hit` that does not return until a
+ * command says so. While it waits there the JavaScript stack is the model's real one.
+ */
+import { VMCS_FIELDS } from "../cpu/vmx/fields";
+import type { MachineConfig } from "../machine/config";
+import type { Machine, MachineEnvironment } from "../machine/machine";
+import { TraceKind, type TracePoint, type Tracer, Unwind } from "../trace";
+import type {
+  EngineEvent,
+  EngineMethod,
+  EngineRequests,
+  EvaluateResult,
+  FromEngine,
+  ModelFrame,
+  Resume,
+  Stop,
+  ToEngine,
+  VmcsFieldValue,
+} from "./api";
+import { describeBits } from "./bits";
+import { codeContext } from "./code";
+import { assigns, evaluate } from "./evaluate";
+import { parseExpression } from "./expression";
+import { captureModelFrames } from "./model-frames";
+import { fieldWidthBits, MachineScope } from "./names";
+import type { CommandPump } from "./pump";
+import { type Decision, Stops } from "./stops";
+import { type EngineSymbol, SymbolIndex } from "./symbols";
+
+/** Instructions between two looks at the commands: a few milliseconds of real time. */
+const SLICE = 200_000;
+const MAX_READ = 1 << 24;
+
+export type CreateMachine = (config: MachineConfig, environment: MachineEnvironment) => Machine;
+
+type Handlers = { [M in EngineMethod]: (request: EngineRequests[M]["request"]) => EngineRequests[M]["response"] };
+
+/** Between stops, the machine runs; "stopped" and "ended" answer questions; "closed" is the end of the worker. */
+type Phase = "empty" | "stopped" | "running" | "ended" | "closed";
+
+export class EngineHost {
+  private phase: Phase = "empty";
+  private machine: Machine | null = null;
+  private stops: Stops | null = null;
+  private symbols = new SymbolIndex([]);
+  private pauseAsked = false;
+  /** Where the machine is stopped: the trace point, or null between instructions. */
+  private point: TracePoint | null = null;
+  private stoppedVcpu = 0;
+  /** `hit` is deciding or waiting: whatever the debugger itself touches is no trace point. */
+  private busy = false;
+  private readonly tracer: Tracer = { armed: 0, hit: (point) => this.hit(point) };
+  private readonly handlers: Handlers;
+
+  constructor(
+    private readonly post: (message: FromEngine) => void,
+    private readonly pump: CommandPump,
+    private readonly create: CreateMachine,
+  ) {
+    this.handlers = this.makeHandlers();
+  }
+
+  get closed(): boolean {
+    return this.phase === "closed";
+  }
+  get running(): boolean {
+    return this.phase === "running";
+  }
+
+  /** Serves until it is told to terminate. Needs a blocking pump. */
+  serve(): void {
+    while (!this.closed) {
+      if (this.running) this.slice();
+      else this.command(this.pump.wait());
+    }
+  }
+
+  /** One slice of the running machine, with the commands that have arrived. */
+  slice(): void {
+    const { machine } = this;
+    if (!machine || !this.running) return;
+    try {
+      this.readCommands();
+      if (!this.running) return;
+      machine.run(SLICE);
+      this.readCommands();
+    } catch (thrown) {
+      this.thrown(thrown);
+      return;
+    }
+    if (machine.ending && this.running) this.end(machine.ending);
+  }
+
+  /** Executes one command and answers it. */
+  command(message: ToEngine): void {
+    const answer = this.answer(message);
+    this.post(answer);
+  }
+
+  private answer(message: ToEngine): FromEngine {
+    const { id, method } = message;
+    try {
+      const handler = (Object.hasOwn(this.handlers, method) ? this.handlers[method] : undefined) as
+        | ((request: unknown) => unknown)
+        | undefined;
+      if (!handler) throw new Error(`the engine knows no request "${String(method)}"`);
+      return { id, response: handler(message.request) };
+    } catch (error) {
+      if (error instanceof Unwind) throw error;
+      return { id, error: error instanceof Error ? error.message : String(error) };
+    }
+  }
+
+  private event(event: EngineEvent): void {
+    this.post(event);
+  }
+
+  private readCommands(): void {
+    for (let message = this.pump.poll(); message; message = this.pump.poll()) {
+      this.command(message);
+      if (this.closed) throw new Unwind("terminated");
+    }
+    if (this.pauseAsked && this.running) {
+      const vcpu = this.machine?.vcpus.find((v) => !v.halted)?.index ?? 0;
+      this.stopHere({ reason: "pause", vcpu, hits: [], text: "", traceKind: 0 }, null, []);
+      this.wait();
+    }
+  }
+
+  /** The machine's way to the debugger. */
+  private hit(point: TracePoint): void {
+    if (this.busy || !this.stops || !this.running) return;
+    if (point.kind === TraceKind.Poll) {
+      this.readCommands();
+      return;
+    }
+    this.busy = true;
+    let decision: Decision | null;
+    try {
+      decision = this.stops.decide(point);
+    } finally {
+      this.busy = false;
+    }
+    if (!decision) return;
+    const frames = point.kind === TraceKind.Instruction ? [] : captureModelFrames(this.tracer.hit);
+    this.stopHere(decision, point, frames);
+    this.wait();
+  }
+
+  private stopHere(decision: Decision, point: TracePoint | null, modelFrames: readonly ModelFrame[]): void {
+    this.pauseAsked = false;
+    this.stops?.interrupt();
+    this.point = point;
+    this.stoppedVcpu = decision.vcpu;
+    this.phase = "stopped";
+    const stop: Stop = { ...decision, modelFrames };
+    this.event({ event: "stopped", stop });
+  }
+
+  /** Answers commands until the machine may go on. Inside a trace point this is where the engine's thread sleeps. */
+  private wait(): void {
+    if (!this.pump.blocking) return;
+    while (this.phase === "stopped") this.command(this.pump.wait());
+    if (this.closed) throw new Unwind("terminated");
+  }
+
+  private end(ending: NonNullable<Machine["ending"]>): void {
+    this.stops?.interrupt();
+    this.point = null;
+    this.stoppedVcpu = "vcpu" in ending ? ending.vcpu : 0;
+    this.phase = "ended";
+    this.event({ event: "ended", ending });
+  }
+
+  private thrown(thrown: unknown): void {
+    if (thrown instanceof Unwind) {
+      if (!this.closed) this.phase = "ended";
+      return;
+    }
+    const text = thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown);
+    this.event({ event: "log", text: `The engine failed. This is a fault of Hyperstep, not of the guest.\n${text}` });
+    this.end({
+      kind: "internal-error",
+      vcpu: this.stoppedVcpu,
+      cause: thrown instanceof Error ? thrown.message : String(thrown),
+    });
+  }
+
+  private get live(): Machine {
+    if (!this.machine) throw new Error("no machine has been launched");
+    return this.machine;
+  }
+
+  private vcpu(index: number): Machine["vcpus"][number] {
+    const view = this.live.vcpus[index];
+    if (!view) throw new Error(`there is no vCPU ${index}`);
+    return view;
+  }
+
+  private scope(vcpu: number, point: TracePoint | null): MachineScope {
+    this.vcpu(vcpu);
+    return new MachineScope(this.live, vcpu, this.symbols, point?.vcpu === vcpu ? point : null);
+  }
+
+  private launch(request: EngineRequests["launch"]["request"]): EngineRequests["launch"]["response"] {
+    if (this.machine) throw new Error("this engine has a machine already");
+    const machine = this.create(request, {
+      trace: this.tracer,
+      serialOutput: (port, bytes) => this.event({ event: "serial", port, bytes }),
+    });
+    this.machine = machine;
+    this.stops = new Stops({
+      machine,
+      log: (text) => this.event({ event: "log", text }),
+      scope: (vcpu, point) => this.scope(vcpu, point),
+      armedChanged: () => {
+        this.tracer.armed = this.stops?.armed ?? 0;
+      },
+    });
+    this.tracer.armed = this.stops.armed;
+    this.phase = "stopped";
+    return { vcpus: machine.vcpus.length, entry: codeContext(machine.vcpus[0]).linear };
+  }
+
+  private resume(request: Resume): Record<string, never> {
+    if (this.phase === "ended") throw new Error("the guest has ended: restart the session to run it again");
+    if (this.phase !== "stopped" || !this.stops) throw new Error("the machine is not stopped");
+    if (request.kind !== "continue") this.vcpu(request.vcpu);
+    this.stops.resume(request, this.point, this.stoppedVcpu);
+    this.point = null;
+    this.phase = "running";
+    this.event({ event: "continued" });
+    return {};
+  }
+
+  private evaluate(request: EngineRequests["evaluate"]["request"]): EvaluateResult {
+    const expression = parseExpression(request.expression);
+    if (request.readOnly && assigns(expression))
+      throw new Error("this place does not change anything: use the console");
+    const result = evaluate(expression, this.scope(request.vcpu, this.point));
+    if (typeof result === "string") return { value: result, width: 0, signed: false };
+    return {
+      value: result.value,
+      width: result.width,
+      signed: result.signed,
+      ...(result.decoded ? { decoded: result.decoded } : {}),
+      ...(result.memory ? { memory: result.memory } : {}),
+      ...(result.place ? { assignable: result.place.name } : {}),
+      ...(result.help ? { help: result.help } : {}),
+    };
+  }
+
+  private assign(vcpu: number, name: string, value: bigint): { value: bigint } {
+    const result = this.evaluate({ vcpu, expression: `${name} = 0x${BigInt.asUintN(64, value).toString(16)}` });
+    return { value: result.value as bigint };
+  }
+
+  private readVmcs(vcpu: number): EngineRequests["readVmcs"]["response"] {
+    const { vmcs } = this.vcpu(vcpu);
+    if (!vmcs) return null;
+    const fields = VMCS_FIELDS.map((field): VmcsFieldValue => {
+      const value = vmcs.read(field.encoding);
+      return {
+        name: field.name,
+        encoding: field.encoding,
+        group: field.group,
+        subgroup: field.subgroup,
+        readOnly: field.access === "ro",
+        ...(field.bits ? { bits: field.bits } : {}),
+        value,
+        decoded: field.bits ? describeBits(value, field.bits) : "",
+        help: field.help,
+        section: field.section,
+        width: fieldWidthBits(field),
+      };
+    });
+    return { pointer: BigInt(vmcs.pointer), fields };
+  }
+
+  private makeHandlers(): Handlers {
+    return {
+      launch: (request) => this.launch(request),
+      resume: (request) => this.resume(request),
+      pause: () => {
+        if (this.running) this.pauseAsked = true;
+        return {};
+      },
+      terminate: () => {
+        this.phase = "closed";
+        return {};
+      },
+      setBreakpoints: ({ list }) => ({ refused: this.points.setBreakpoints(list) }),
+      setWatchpoints: ({ list }) => ({ refused: this.points.setWatchpoints(list) }),
+      setTraceFilters: ({ list }) => ({ refused: this.points.setFilters(list) }),
+      readRegisters: ({ vcpu }) => {
+        const { registers } = this.vcpu(vcpu);
+        return { fields: registers.rows.map((row) => ({ name: row.name, value: registers.read(row.name), row })) };
+      },
+      writeRegister: ({ vcpu, name, value }) => this.assign(vcpu, name, value),
+      readVmcs: ({ vcpu }) => this.readVmcs(vcpu),
+      writeVmcs: ({ vcpu, name, value }) => this.assign(vcpu, `vmcs.${name}`, value),
+      readKvmRun: ({ vcpu }) => {
+        const run = this.vcpu(vcpu).kvmRun;
+        return run ? { fields: run } : null;
+      },
+      readMemory: ({ space, vcpu, address, length }) => {
+        this.vcpu(vcpu);
+        return { bytes: this.live.readMemory(space, vcpu, address, Math.min(length, MAX_READ)) };
+      },
+      writeMemory: ({ space, vcpu, address, bytes }) => {
+        this.vcpu(vcpu);
+        return { written: this.live.writeMemory(space, vcpu, address, bytes) };
+      },
+      translate: ({ vcpu, linear }) => ({ physical: this.live.translate(this.vcpu(vcpu).index, linear) ?? null }),
+      evaluate: (request) => this.evaluate(request),
+      completions: ({ vcpu, text }) => ({ items: this.scope(vcpu, this.point).completions(text) }),
+      codeContext: ({ vcpu }) => codeContext(this.vcpu(vcpu)),
+      vcpus: () => ({
+        list: this.live.vcpus.map((view) => {
+          const { linear, mode } = codeContext(view);
+          return { index: view.index, linear, mode, halted: view.halted, inGuest: view.inGuest, retired: view.retired };
+        }),
+      }),
+      setSymbols: ({ symbols }) => {
+        this.symbols = new SymbolIndex(symbols as readonly EngineSymbol[]);
+        return {};
+      },
+      serialInput: ({ bytes }) => {
+        this.live.serialInput(bytes);
+        return {};
+      },
+      stats: () => {
+        const { instructions, exits } = this.live.stats();
+        return { instructions, exits };
+      },
+      hash: () => ({ hash: this.live.hash() }),
+    };
+  }
+
+  private get points(): Stops {
+    if (!this.stops) throw new Error("no machine has been launched");
+    return this.stops;
+  }
+}

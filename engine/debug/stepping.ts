@@ -1,0 +1,236 @@
+/**
+ * Stepping as state machines over trace points.
+ *
+ * A step belongs to one vCPU and ends at its *goal* (a linear address, with a bound on the stack pointer so that recursion
+ * does not count), after *counting* one retired instruction, or at a *stage* of a VM exit (step in only). Steps do not land
+ * in interrupt handlers: an interrupt that arrives during a step sets the goal back to where it interrupted.
+ *
+ * - step in: an instruction that exits shows the way: exit, handler, MMU fault, userspace exit, device, VM entry, and
+ *   then the guest's next instruction.
+ * - step over: straight to the next guest instruction, over exits, calls, repeated string instructions, INT, HLT.
+ * - step out: to the return address of the current function; from inside an exit, back to the guest.
+ */
+import type { Machine } from "../machine/machine";
+import { TraceKind, type TracePoint } from "../trace";
+import type { Resume } from "./api";
+import { codeContext, instructionAt, returnAddress, vectorTarget } from "./code";
+
+/** The stages of a VM exit. */
+export const EXIT_STAGES =
+  TraceKind.VmExit |
+  TraceKind.ExitHandler |
+  TraceKind.MmuFault |
+  TraceKind.UserspaceExit |
+  TraceKind.Device |
+  TraceKind.VmEntry |
+  TraceKind.VmEntryFailed;
+
+/** What a step watches silently besides. */
+const FOLLOWED = TraceKind.VmExit | TraceKind.VmEntry | TraceKind.Vector | TraceKind.Instruction;
+
+/** Exits that something outside the guest caused: they do not belong to the instruction being stepped. */
+const ASYNCHRONOUS: ReadonlySet<number> = new Set([1, 3, 4, 5, 6, 7, 8, 52]);
+
+/** Event types of the VM-entry interruption-information field that are interrupts (SDM 3C table 25-17). */
+const ENTRY_INTERRUPT = { EXTERNAL: 0, NMI: 2 } as const;
+
+interface Goal {
+  readonly linear: bigint;
+  /** Linear stack pointer must be at least this. */
+  readonly stack: bigint | null;
+}
+
+export interface StepEnvironment {
+  readonly machine: Machine;
+  /** Tells that the goal changed, so that the temporary breakpoint moves. */
+  goalChanged(): void;
+}
+
+export class Step {
+  private target: Goal | null = null;
+  private readonly stages: number;
+  /** Where the step began when it began at an instruction; null when it began inside an exit. */
+  private readonly start: { readonly linear: bigint; readonly stack: bigint } | null;
+  /** A call-like instruction is being stepped over: what happens inside does not matter. */
+  private readonly within: boolean;
+  /** An exit that has nothing to do with the stepped instruction is being handled. */
+  private asynchronous = false;
+  readonly vcpu: number;
+  /** The hypervisor is the KVM model, so that an exit has stages and comes back to the guest by itself. */
+  private readonly modelled: boolean;
+
+  /**
+   * @param at the trace point the machine is stopped at, or null between instructions
+   * @throws Error fit for the user when there is nowhere to step to
+   */
+  constructor(
+    private readonly environment: StepEnvironment,
+    resume: Exclude<Resume, { kind: "continue" }>,
+    at: TracePoint | null,
+  ) {
+    const { machine } = environment;
+    this.vcpu = resume.vcpu;
+    this.modelled = machine.config.accel !== "none";
+    const inExit = at !== null && at.vcpu === resume.vcpu && (at.kind & EXIT_STAGES) !== 0 && this.modelled;
+    this.stages = resume.kind === "stepIn" ? (resume.stages ?? this.defaultStages()) : 0;
+    const here = this.here();
+    this.start = inExit ? null : here;
+    this.within = false;
+    if (inExit) {
+      if (at.kind === TraceKind.VmEntry) this.enterGuest();
+      return;
+    }
+    if (at !== null && at.vcpu === resume.vcpu && (at.kind & (TraceKind.VmExit | TraceKind.VmEntry)) !== 0) {
+      // A hypervisor of the guest's own, on the bare processor: the state loaded now runs next.
+      this.setGoal({ linear: here.linear, stack: null });
+      return;
+    }
+    if (at?.kind === TraceKind.Vector && at.vcpu === resume.vcpu) {
+      this.onVector(at, resume.kind === "stepIn");
+      return;
+    }
+    if (resume.kind === "stepOut") {
+      const back = returnAddress(machine, resume.vcpu);
+      if (!back) throw new Error("no return address was found on the stack: step over or set a breakpoint instead");
+      this.within = true;
+      this.setGoal({ linear: back.linear, stack: back.slot + 1n });
+      return;
+    }
+    const context = codeContext(machine.vcpus[resume.vcpu]);
+    const code = instructionAt(machine, resume.vcpu, here.linear, context.bits);
+    if (resume.kind === "next" && code?.returns) {
+      this.within = true;
+      this.setGoal({ linear: here.linear + BigInt(code.length), stack: here.stack });
+    } else this.count();
+  }
+
+  /** TraceKind bits to listen to. */
+  get kinds(): number {
+    return this.stages | FOLLOWED;
+  }
+
+  get goal(): bigint | null {
+    return this.target?.linear ?? null;
+  }
+
+  /** @returns true when the step ends here */
+  decide(point: TracePoint): boolean {
+    if (point.vcpu !== this.vcpu) return false;
+    switch (point.kind) {
+      case TraceKind.Instruction:
+        return this.onInstruction(point);
+      case TraceKind.Vector:
+        this.onVector(point, true);
+        return false;
+      case TraceKind.VmExit:
+        return this.onExit(point);
+      case TraceKind.VmEntry:
+        return this.onEntry(point);
+      default:
+        return (point.kind & this.stages) !== 0 && !this.asynchronous;
+    }
+  }
+
+  /** Takes back what the step asked of the machine. */
+  end(): void {
+    this.environment.machine.stopAfter(this.vcpu, 0);
+    this.target = null;
+  }
+
+  private defaultStages(): number {
+    return this.modelled ? EXIT_STAGES : TraceKind.VmExit | TraceKind.VmEntry | TraceKind.VmEntryFailed;
+  }
+
+  private here(): { linear: bigint; stack: bigint } {
+    const context = codeContext(this.environment.machine.vcpus[this.vcpu]);
+    return { linear: context.linear, stack: context.stack };
+  }
+
+  private setGoal(goal: Goal | null): void {
+    this.target = goal;
+    this.environment.goalChanged();
+  }
+
+  private count(): void {
+    this.setGoal(null);
+    this.environment.machine.stopAfter(this.vcpu, 1);
+  }
+
+  private onInstruction(point: TracePoint): boolean {
+    if (point.detail.cause === "step") return !this.within && this.target === null;
+    if (point.detail.cause !== "breakpoint" || !this.target) return false;
+    const here = this.here();
+    if (here.linear !== this.target.linear) return false;
+    if (this.target.stack !== null && here.stack < this.target.stack) return false;
+    const again = this.start !== null && here.linear === this.start.linear && here.stack === this.start.stack;
+    if (!again) return true;
+    // Back from an interrupt before the stepped instruction ran: now step it.
+    this.count();
+    return false;
+  }
+
+  private onExit(point: TracePoint): boolean {
+    const asynchronous = ASYNCHRONOUS.has(Number(point.detail.reason ?? -1) & 0xffff);
+    if (this.modelled) {
+      this.asynchronous = asynchronous;
+      if (!this.within) this.environment.machine.stopAfter(this.vcpu, 0);
+    }
+    return (this.stages & TraceKind.VmExit) !== 0 && !asynchronous;
+  }
+
+  private onEntry(point: TracePoint): boolean {
+    if ((this.stages & point.kind) !== 0 && !this.asynchronous) return true;
+    if (this.modelled) this.enterGuest();
+    return false;
+  }
+
+  /** The guest goes on: sets the goal to its next instruction. */
+  private enterGuest(): void {
+    this.asynchronous = false;
+    if (this.within) return;
+    const here = this.here();
+    const event = this.injected();
+    if (event && !event.interrupt) {
+      const handler = vectorTarget(this.environment.machine, this.vcpu, event.vector);
+      if (handler !== undefined) {
+        this.setGoal({ linear: handler, stack: null });
+        return;
+      }
+    }
+    const again = this.start !== null && here.linear === this.start.linear && here.stack === this.start.stack;
+    if (again && !event) this.count();
+    else this.setGoal({ linear: here.linear, stack: here.stack });
+  }
+
+  private injected(): { vector: number; interrupt: boolean } | null {
+    const { vmcs } = this.environment.machine.vcpus[this.vcpu];
+    const information = vmcs ? Number(vmcs.read(VM_ENTRY_INTR_INFO)) : 0;
+    if ((information & 0x8000_0000) === 0) return null;
+    const type = (information >> 8) & 7;
+    return { vector: information & 0xff, interrupt: type === ENTRY_INTERRUPT.EXTERNAL || type === ENTRY_INTERRUPT.NMI };
+  }
+
+  private onVector(point: TracePoint, into: boolean): void {
+    const { type } = point.detail;
+    const here = this.here();
+    // During a call only the call instruction's own exception matters (its target or stack is not present).
+    if (this.within) {
+      const own = this.start !== null && here.linear === this.start.linear && here.stack === this.start.stack;
+      if (type !== "exception" || !own) return;
+    }
+    if (type === "software") return;
+    if (type === "exception" && into) {
+      const handler = vectorTarget(this.environment.machine, this.vcpu, Number(point.detail.vector ?? 0));
+      if (handler === undefined) return;
+      this.environment.machine.stopAfter(this.vcpu, 0);
+      this.setGoal({ linear: handler, stack: null });
+      return;
+    }
+    // An interrupt: come back to the instruction it interrupted.
+    this.environment.machine.stopAfter(this.vcpu, 0);
+    if (this.target === null) this.setGoal({ linear: here.linear, stack: here.stack });
+  }
+}
+
+/** VM-entry interruption-information field (SDM 3D appendix B.3.1). */
+const VM_ENTRY_INTR_INFO = 0x4016;

@@ -1,0 +1,251 @@
+/**
+ * Memory slots (virt/kvm/kvm_main.c): two sets of slots in each address space. Readers use the active one; a change is
+ * prepared in the other, which then becomes active with a new generation. Cached MMIO translations carry the generation,
+ * so that any change makes them stale.
+ */
+import { KvmError } from "./errno";
+import { kvmArchFlushShadowMemslot, kvmArchMemslotsUpdated, kvmMmuSlotApplyFlags, kvmMmuSlotResetDirty } from "./mmu/mmu";
+import {
+  KVM_ADDRESS_SPACE_NUM,
+  KVM_USER_MEM_SLOTS,
+  type Kvm,
+  type KvmMemorySlot,
+  type KvmMemslotSets,
+  type KvmMemslots,
+  type KvmVcpu,
+} from "./types";
+import { KvmMemFlag, type KvmUserspaceMemoryRegion } from "./uapi";
+
+export const PAGE_SIZE = 4096;
+/** KVM's own flag: readers fault on the slot while it is being changed. */
+export const KVM_MEMSLOT_INVALID = 1 << 16;
+/** Set in a generation while the sets are being swapped (bit 63 in Linux). */
+export const KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS = 2 ** 52;
+const KVM_MEM_SLOTS_NUM = 32767;
+const KVM_MEM_MAX_NR_PAGES = 2 ** 31 - 1;
+/** TASK_SIZE_MAX: user addresses of the host are below. */
+const TASK_SIZE_MAX = 2 ** 47 - PAGE_SIZE;
+
+export const newMemslotSets = (): KvmMemslotSets[] =>
+  Array.from({ length: KVM_ADDRESS_SPACE_NUM }, (_, asId) => ({
+    active: 0,
+    sets: [
+      { generation: asId, slots: [] },
+      { generation: asId, slots: [] },
+    ],
+  }));
+
+/** The active set of an address space. */
+export function kvmMemslots(kvm: Kvm, asId = 0): KvmMemslots {
+  const space = kvm.state.memslots[asId];
+  return space.sets[space.active];
+}
+
+/** Slot that holds guest frame `gfn`, or null. */
+export function gfnToMemslot(kvm: Kvm, gfn: number): KvmMemorySlot | null {
+  const { slots } = kvmMemslots(kvm);
+  let low = 0;
+  let high = slots.length - 1;
+  while (low <= high) {
+    const mid = (low + high) >> 1;
+    const slot = slots[mid];
+    if (gfn < slot.baseGfn) high = mid - 1;
+    else if (gfn >= slot.baseGfn + slot.npages) low = mid + 1;
+    else return slot;
+  }
+  return null;
+}
+
+/** Whether the guest sees memory at this frame: a slot of userspace's, not a private one. */
+export function kvmIsVisibleMemslot(slot: KvmMemorySlot | null): boolean {
+  return slot !== null && slot.id < KVM_USER_MEM_SLOTS && (slot.flags & KVM_MEMSLOT_INVALID) === 0;
+}
+
+/** Host-physical address of a guest frame in `slot`, -1 when the host has nothing mapped there. */
+export function slotToHpa(kvm: Kvm, slot: KvmMemorySlot, gfn: number): number {
+  if (slot.flags & KVM_MEMSLOT_INVALID) return -1;
+  const offset = (gfn - slot.baseGfn) * PAGE_SIZE;
+  if (slot.kernelPage >= 0) return slot.kernelPage + offset;
+  return kvm.module.host.translateUserspace(BigInt(slot.userspaceAddr + offset));
+}
+
+/** Host-physical address of guest-physical `gpa`, -1 without memory there. */
+export function gpaToHpa(kvm: Kvm, gpa: number): number {
+  const gfn = Math.floor(gpa / PAGE_SIZE);
+  const slot = gfnToMemslot(kvm, gfn);
+  if (!slot) return -1;
+  const hpa = slotToHpa(kvm, slot, gfn);
+  return hpa < 0 ? -1 : hpa + (gpa % PAGE_SIZE);
+}
+
+/** kvm_read_guest: fills `into` from guest-physical memory. @returns false (-EFAULT) when part of it is not memory */
+export function kvmReadGuest(kvm: Kvm, gpa: number, into: Uint8Array): boolean {
+  const { memory } = kvm.module.host;
+  let done = 0;
+  while (done < into.length) {
+    const at = gpa + done;
+    const hpa = gpaToHpa(kvm, at);
+    const offset = hpa < 0 ? -1 : memory.hostOffset(hpa);
+    if (offset < 0) return false;
+    const n = Math.min(into.length - done, PAGE_SIZE - (at % PAGE_SIZE));
+    into.set(memory.u8.subarray(offset, offset + n), done);
+    done += n;
+  }
+  return true;
+}
+
+/** kvm_write_guest. Pages become dirty; decoded code on them is forgotten. @returns false (-EFAULT) as kvmReadGuest */
+export function kvmWriteGuest(kvm: Kvm, gpa: number, bytes: Uint8Array): boolean {
+  const { host } = kvm.module;
+  let done = 0;
+  while (done < bytes.length) {
+    const at = gpa + done;
+    const gfn = Math.floor(at / PAGE_SIZE);
+    const slot = gfnToMemslot(kvm, gfn);
+    if (!slot || slot.flags & KvmMemFlag.READONLY) return false;
+    const hpa = slotToHpa(kvm, slot, gfn);
+    const offset = hpa < 0 ? -1 : host.memory.hostOffset(hpa);
+    if (offset < 0) return false;
+    const n = Math.min(bytes.length - done, PAGE_SIZE - (at % PAGE_SIZE));
+    const start = at % PAGE_SIZE;
+    host.memory.u8.set(bytes.subarray(done, done + n), offset + start);
+    for (const cpu of host.processors) cpu.code.invalidatePhysical(hpa + start, n);
+    markPageDirtyInSlot(slot, gfn);
+    done += n;
+  }
+  return true;
+}
+
+/** mark_page_dirty_in_slot */
+export function markPageDirtyInSlot(slot: KvmMemorySlot | null, gfn: number): void {
+  if (!slot?.dirtyBitmap) return;
+  const rel = gfn - slot.baseGfn;
+  slot.dirtyBitmap[rel >> 5] |= 1 << (rel & 31);
+}
+
+export const kvmVcpuReadGuest = (vcpu: KvmVcpu, gpa: number, into: Uint8Array): boolean =>
+  kvmReadGuest(vcpu.kvm, gpa, into);
+export const kvmVcpuWriteGuest = (vcpu: KvmVcpu, gpa: number, bytes: Uint8Array): boolean =>
+  kvmWriteGuest(vcpu.kvm, gpa, bytes);
+
+const IOCTL = "KVM_SET_USER_MEMORY_REGION";
+
+function requireThat(ok: boolean, errno: "EINVAL" | "EEXIST", why: string): void {
+  if (!ok) throw new KvmError(errno, IOCTL, why);
+}
+
+/** kvm_vm_ioctl_set_memory_region: userspace may only name its own slots. */
+export function kvmVmIoctlSetMemoryRegion(kvm: Kvm, mem: KvmUserspaceMemoryRegion): void {
+  requireThat((mem.slot & 0xffff) < KVM_USER_MEM_SLOTS, "EINVAL", `slot ids go up to ${KVM_USER_MEM_SLOTS - 1}`);
+  kvmSetMemoryRegion(kvm, mem, -1);
+}
+
+/**
+ * __kvm_set_memory_region: creates, moves, deletes (size 0) or re-flags a slot.
+ * @param kernelPage host-physical memory of a private slot, -1 for userspace's
+ * @throws KvmError EINVAL, EEXIST
+ */
+export function kvmSetMemoryRegion(kvm: Kvm, mem: KvmUserspaceMemoryRegion, kernelPage: number): void {
+  const valid = KvmMemFlag.LOG_DIRTY_PAGES | KvmMemFlag.READONLY;
+  requireThat((mem.flags & ~valid) === 0, "EINVAL", `unknown flags 0x${(mem.flags & ~valid).toString(16)}`);
+  const asId = mem.slot >>> 16;
+  const id = mem.slot & 0xffff;
+  requireThat(mem.memory_size % PAGE_SIZE === 0, "EINVAL", "memory_size is not a multiple of 4096");
+  requireThat(mem.guest_phys_addr % PAGE_SIZE === 0, "EINVAL", "guest_phys_addr is not a multiple of 4096");
+  requireThat(
+    mem.userspace_addr % PAGE_SIZE === 0 && mem.userspace_addr + mem.memory_size <= TASK_SIZE_MAX,
+    "EINVAL",
+    "userspace_addr is not a page-aligned user address",
+  );
+  requireThat(asId < KVM_ADDRESS_SPACE_NUM && id < KVM_MEM_SLOTS_NUM, "EINVAL", "no such address space or slot id");
+  requireThat(mem.guest_phys_addr + mem.memory_size <= 2 ** 52, "EINVAL", "the slot ends above 2^52");
+  requireThat(mem.memory_size / PAGE_SIZE <= KVM_MEM_MAX_NR_PAGES, "EINVAL", "too many pages");
+  const active = kvmMemslots(kvm, asId);
+  const old = active.slots.find((s) => s.id === id) ?? null;
+  if (mem.memory_size === 0) {
+    requireThat(old !== null, "EINVAL", `slot ${id} does not exist, so it cannot be deleted`);
+    kvmSetMemslot(kvm, asId, old, null);
+    return;
+  }
+  const baseGfn = mem.guest_phys_addr / PAGE_SIZE;
+  const npages = mem.memory_size / PAGE_SIZE;
+  if (old) {
+    requireThat(
+      mem.userspace_addr === old.userspaceAddr &&
+        npages === old.npages &&
+        ((mem.flags ^ old.flags) & KvmMemFlag.READONLY) === 0,
+      "EINVAL",
+      `slot ${id} exists; only its address and dirty logging may change`,
+    );
+    if (baseGfn === old.baseGfn && mem.flags === old.flags) return;
+  }
+  if (!old || baseGfn !== old.baseGfn) {
+    const clash = active.slots.find((s) => s.id !== id && baseGfn < s.baseGfn + s.npages && s.baseGfn < baseGfn + npages);
+    requireThat(clash === undefined, "EEXIST", `it overlaps slot ${clash?.id}`);
+  }
+  const logging = (mem.flags & KvmMemFlag.LOG_DIRTY_PAGES) !== 0;
+  kvmSetMemslot(kvm, asId, old, {
+    id,
+    asId,
+    baseGfn,
+    npages,
+    userspaceAddr: mem.userspace_addr,
+    flags: mem.flags,
+    dirtyBitmap: logging ? (old?.dirtyBitmap ?? new Uint32Array(Math.ceil(npages / 32))) : null,
+    gfnWriteTrack: old?.gfnWriteTrack ?? null,
+    kernelPage,
+  });
+}
+
+/** kvm_set_memslot: deleting and moving go through a moment in which the slot is invalid. */
+function kvmSetMemslot(kvm: Kvm, asId: number, old: KvmMemorySlot | null, next: KvmMemorySlot | null): void {
+  const moved = old !== null && (next === null || next.baseGfn !== old.baseGfn);
+  if (moved) {
+    kvmReplaceMemslot(kvm, asId, old, { ...old, flags: old.flags | KVM_MEMSLOT_INVALID });
+    kvmSwapActiveMemslots(kvm, asId);
+    kvmArchFlushShadowMemslot(kvm, old);
+  }
+  kvmReplaceMemslot(kvm, asId, old, next);
+  kvmSwapActiveMemslots(kvm, asId);
+  if (old && next && !moved) kvmMmuSlotApplyFlags(kvm, old, next);
+}
+
+/** kvm_replace_memslot: writes the inactive set, which becomes a copy of the active one with one slot exchanged. */
+function kvmReplaceMemslot(kvm: Kvm, asId: number, old: KvmMemorySlot | null, next: KvmMemorySlot | null): void {
+  const space = kvm.state.memslots[asId];
+  const slots = space.sets[space.active].slots.filter((s) => s.id !== old?.id);
+  if (next) slots.push(next);
+  slots.sort((a, b) => a.baseGfn - b.baseGfn);
+  space.sets[space.active === 0 ? 1 : 0].slots = slots;
+}
+
+/** kvm_swap_active_memslots: the new set is marked as in progress while readers of the old one could still be about. */
+function kvmSwapActiveMemslots(kvm: Kvm, asId: number): void {
+  const space = kvm.state.memslots[asId];
+  const generation = space.sets[space.active].generation;
+  const inactive = space.active === 0 ? 1 : 0;
+  const next = space.sets[inactive];
+  next.generation = generation + KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS;
+  space.active = inactive;
+  const updated = generation + KVM_ADDRESS_SPACE_NUM;
+  kvmArchMemslotsUpdated(kvm, updated);
+  next.generation = updated;
+}
+
+/**
+ * KVM_GET_DIRTY_LOG: the slot's dirty bits, which are cleared and logged afresh.
+ * @throws KvmError EINVAL for a bad slot, ENOENT without logging
+ */
+export function kvmVmIoctlGetDirtyLog(kvm: Kvm, slotId: number): Uint32Array {
+  const asId = slotId >>> 16;
+  const id = slotId & 0xffff;
+  if (asId >= KVM_ADDRESS_SPACE_NUM || id >= KVM_USER_MEM_SLOTS) {
+    throw new KvmError("EINVAL", "KVM_GET_DIRTY_LOG", "no such address space or slot id");
+  }
+  const slot = kvmMemslots(kvm, asId).slots.find((s) => s.id === id);
+  if (!slot?.dirtyBitmap) throw new KvmError("ENOENT", "KVM_GET_DIRTY_LOG", `slot ${id} has no dirty log`);
+  const dirty = slot.dirtyBitmap.slice();
+  slot.dirtyBitmap.fill(0);
+  kvmMmuSlotResetDirty(kvm, slot, dirty);
+  return dirty;
+}

@@ -1,0 +1,150 @@
+/**
+ * Where things are in the guest's physical address space, and the e820 map that tells the guest (ACPI 15.1).
+ *
+ *   0          - 0x9fc00    RAM
+ *   0x9fc00    - 0xa0000    extended BIOS data area
+ *   0xa0000    - 0xc0000    display memory (text at 0xb8000)
+ *   0xc0000    - 0xe0000    RAM, not reported (option ROMs would be here)
+ *   0xe0000    - 0x100000   ACPI tables, reserved
+ *   0x100000   - 3 GiB      RAM
+ *   0xfec00000, 0xfee00000  I/O APIC and local APIC
+ *   4 GiB      -            what does not fit below 3 GiB
+ */
+import { GiB, KiB, MiB } from "../memory/layout";
+import type { PhysicalMemory } from "../memory/physical";
+import { MachineError } from "./config";
+
+export const EBDA_BASE = 0x9fc00;
+export const DISPLAY_BASE = 0xa0000;
+export const DISPLAY_SIZE = 0x20000;
+export const ACPI_TABLES_BASE = 0xe0000;
+export const ACPI_TABLES_SIZE = 0x20000;
+/** RAM below 4 GiB ends here; the rest goes above 4 GiB. */
+export const LOW_MEMORY_END = 3 * GiB;
+export const MINIMUM_MEMORY = 2 * MiB;
+
+/** A range of guest-physical addresses backed by RAM; `offset` counts from the start of guest RAM as the host has it. */
+export interface RamRange {
+  readonly name: string;
+  readonly base: number;
+  readonly size: number;
+  readonly offset: number;
+}
+
+/** The RAM ranges of a guest with `memory` bytes, display memory included. */
+export function ramRanges(memory: number): readonly RamRange[] {
+  const low = Math.min(memory, LOW_MEMORY_END);
+  const ranges: RamRange[] = [
+    { name: "ram below 640 KiB", base: 0, size: DISPLAY_BASE, offset: 0 },
+    { name: "display memory", base: DISPLAY_BASE, size: DISPLAY_SIZE, offset: DISPLAY_BASE },
+    { name: "ram", base: 0xc0000, size: low - 0xc0000, offset: 0xc0000 },
+  ];
+  if (memory > low) ranges.push({ name: "ram above 4 GiB", base: 4 * GiB, size: memory - low, offset: low });
+  return ranges;
+}
+
+/** @throws MachineError for sizes no machine can have */
+export function checkMemorySize(memory: number, most: number): void {
+  const mib = (n: number): string => `${Math.floor(n / MiB)}M`;
+  if (!Number.isInteger(memory) || memory % (4 * KiB) !== 0) {
+    throw new MachineError(`memory: ${memory} bytes is not a multiple of 4096; use e.g. 256M`);
+  }
+  if (memory < MINIMUM_MEMORY) {
+    throw new MachineError(`memory: ${memory} bytes is too little; use at least ${mib(MINIMUM_MEMORY)}`);
+  }
+  if (memory > most) {
+    throw new MachineError(`memory: ${mib(memory)} is more than this engine can give a guest; use at most ${mib(most)}`);
+  }
+}
+
+export const E820Type = { RAM: 1, RESERVED: 2, ACPI: 3, NVS: 4 } as const;
+
+export interface E820Entry {
+  readonly base: number;
+  readonly size: number;
+  readonly type: number;
+}
+
+export function e820(memory: number): readonly E820Entry[] {
+  const low = Math.min(memory, LOW_MEMORY_END);
+  const entries: E820Entry[] = [
+    { base: 0, size: EBDA_BASE, type: E820Type.RAM },
+    { base: EBDA_BASE, size: DISPLAY_BASE - EBDA_BASE, type: E820Type.RESERVED },
+    { base: ACPI_TABLES_BASE, size: ACPI_TABLES_SIZE, type: E820Type.RESERVED },
+    { base: MiB, size: low - MiB, type: E820Type.RAM },
+    { base: 0xfec00000, size: 4 * KiB, type: E820Type.RESERVED },
+    { base: 0xfee00000, size: 4 * KiB, type: E820Type.RESERVED },
+  ];
+  if (memory > low) entries.push({ base: 4 * GiB, size: memory - low, type: E820Type.RAM });
+  return entries;
+}
+
+/**
+ * The guest's memory as its machine's makers see it: by guest-physical address, wherever the host keeps it. Loaders and
+ * DMA go through here; `changed` is told so that decoded code does not go stale.
+ */
+export class GuestMemory {
+  /**
+   * @param hostBase physical address (of `physical`) of guest RAM offset 0, or null when guest and host addresses agree
+   */
+  constructor(
+    readonly size: number,
+    private readonly physical: PhysicalMemory,
+    private readonly hostBase: number | null,
+    private readonly changed: (hostPhysical: number, length: number) => void = () => {},
+  ) {
+    this.ranges = ramRanges(size);
+  }
+
+  readonly ranges: readonly RamRange[];
+
+  /** End of RAM below 4 GiB. */
+  get lowEnd(): number {
+    return Math.min(this.size, LOW_MEMORY_END);
+  }
+
+  /** Physical address in the host of a guest-physical one; -1 where the guest has no RAM. */
+  hostAddress(gpa: number): number {
+    for (const r of this.ranges) {
+      if (gpa >= r.base && gpa < r.base + r.size) {
+        return this.hostBase === null ? gpa : this.hostBase + r.offset + (gpa - r.base);
+      }
+    }
+    return -1;
+  }
+
+  /** Bytes of RAM from `gpa` to the end of its range, at most `length`. */
+  private run(gpa: number, length: number): number {
+    for (const r of this.ranges) {
+      if (gpa >= r.base && gpa < r.base + r.size) return Math.min(length, r.base + r.size - gpa);
+    }
+    return 0;
+  }
+
+  /** Shorter than `length` where RAM ends. */
+  read(gpa: number, length: number): Uint8Array {
+    let there = 0;
+    for (let n = this.run(gpa, length); n > 0 && there < length; n = this.run(gpa + there, length - there)) there += n;
+    const out = new Uint8Array(there);
+    for (let done = 0; done < there; ) {
+      const n = this.run(gpa + done, there - done);
+      out.set(this.physical.read(this.hostAddress(gpa + done), n), done);
+      done += n;
+    }
+    return out;
+  }
+
+  /** @returns how many bytes were placed */
+  write(gpa: number, bytes: Uint8Array): number {
+    let done = 0;
+    while (done < bytes.length) {
+      const n = this.run(gpa + done, bytes.length - done);
+      if (n === 0) break;
+      const at = this.hostAddress(gpa + done);
+      this.physical.write(at, bytes.subarray(done, done + n));
+      this.changed(at, n);
+      done += n;
+    }
+    return done;
+  }
+}

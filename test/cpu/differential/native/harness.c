@@ -1,0 +1,186 @@
+/*
+ * Executes single user-mode instructions on the machine's own processor.
+ *
+ * Reads instances from standard input, writes results to standard output (both little-endian, packed as below; instance.ts
+ * has the other side). Every instance is one return from a signal handler: the handler stores the registers, the
+ * instruction and the data into place and lets the kernel load them; the code page is full of INT3, so whatever comes
+ * behind the instruction raises the next signal, whose frame holds the result.
+ *
+ * Code modes: 64 = long mode, 32 = compatibility mode with the flat segments of the GDT, 16 = 16-bit compatibility mode
+ * with segments of the LDT whose bases are the code page and the data window.
+ */
+#define _GNU_SOURCE
+#include <asm/ldt.h>
+#include <asm/prctl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#define CODE 0x10000000ul
+#define CODE_SIZE 4096
+#define DATA 0x20000000ul
+#define DATA_SIZE 8192
+#define WORDS (DATA_SIZE / 8)
+#define PATCH 64
+
+struct __attribute__((packed)) instance {
+  uint64_t gpr[16];
+  uint32_t ip;     /* offset of the instruction in the code page */
+  uint32_t rflags; /* arithmetic flags and DF */
+  uint16_t mode;
+  uint16_t length;
+  uint8_t code[16];
+  uint16_t patch_at, patch_length; /* bytes put over the pattern of the data window */
+  uint8_t patch[PATCH];
+};
+
+struct __attribute__((packed)) result {
+  uint64_t gpr[16];
+  uint64_t rip;
+  uint64_t rflags;
+  uint64_t cr2;
+  uint32_t vector; /* of the fault, or 3 when the instruction was completed */
+  uint32_t error;
+  uint16_t cs;
+  uint16_t changes; /* followed by that many struct change */
+};
+
+struct __attribute__((packed)) change {
+  uint16_t word;
+  uint64_t value;
+};
+
+static const int GREG[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                             REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+
+static struct instance *instances;
+static size_t count, next_instance, capacity, used;
+static char *output;
+static uint64_t pattern[WORDS], before[WORDS];
+static uint64_t *const window = (uint64_t *)DATA;
+
+static void fail(const char *what) {
+  fprintf(stderr, "harness: %s\n", what);
+  exit(1);
+}
+
+static void put(const void *from, size_t size) {
+  if (used + size > capacity) {
+    capacity = capacity * 2 + size + (1 << 20);
+    output = realloc(output, capacity);
+    if (!output) fail("out of memory");
+  }
+  memcpy(output + used, from, size);
+  used += size;
+}
+
+/* splitmix64, as in instance.ts */
+static uint64_t mix(uint64_t i) {
+  uint64_t z = (i + 1) * 0x9e3779b97f4a7c15ul;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ul;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebul;
+  return z ^ (z >> 31);
+}
+
+static void store_result(const greg_t *g) {
+  struct result r;
+  for (int i = 0; i < 16; i++) r.gpr[i] = g[GREG[i]];
+  r.rip = g[REG_RIP];
+  r.rflags = g[REG_EFL];
+  r.cr2 = g[REG_CR2];
+  r.vector = g[REG_TRAPNO];
+  r.error = g[REG_ERR];
+  r.cs = g[REG_CSGSFS] & 0xffff;
+  r.changes = 0;
+  for (int i = 0; i < WORDS; i++) r.changes += window[i] != before[i];
+  put(&r, sizeof r);
+  for (int i = 0; i < WORDS; i++) {
+    if (window[i] == before[i]) continue;
+    struct change c = {(uint16_t)i, window[i]};
+    put(&c, sizeof c);
+  }
+}
+
+static void finish(void) {
+  for (size_t done = 0; done < used;) {
+    ssize_t n = write(1, output + done, used - done);
+    if (n <= 0) _exit(2);
+    done += n;
+  }
+  _exit(0);
+}
+
+static void load_segments(uint16_t data) {
+  __asm__ volatile("movw %0, %%ds; movw %0, %%es" : : "r"(data));
+}
+
+static void on_signal(int sig, siginfo_t *info, void *context) {
+  (void)sig;
+  (void)info;
+  greg_t *g = ((ucontext_t *)context)->uc_mcontext.gregs;
+  static int started;
+  if (started) store_result(g);
+  started = 1;
+  if (next_instance == count) finish();
+
+  const struct instance *in = &instances[next_instance++];
+  memcpy(before, pattern, sizeof before);
+  memcpy((char *)before + in->patch_at, in->patch, in->patch_length);
+  memcpy(window, before, sizeof before);
+  memset((void *)CODE, 0xcc, CODE_SIZE);
+  memcpy((char *)CODE + in->ip, in->code, in->length);
+  for (int i = 0; i < 16; i++) g[GREG[i]] = in->gpr[i];
+  g[REG_EFL] = in->rflags | 0x202;
+  uint64_t cs = in->mode == 64 ? 0x33 : in->mode == 32 ? 0x23 : 7;
+  uint64_t ss = in->mode == 16 ? 0xf : 0x2b;
+  g[REG_RIP] = in->mode == 16 ? in->ip : CODE + in->ip;
+  g[REG_CSGSFS] = cs | ss << 48;
+  load_segments(ss);
+}
+
+static void set_ldt(unsigned entry, unsigned base, unsigned limit, int code, int wide) {
+  struct user_desc d = {
+      .entry_number = entry, .base_addr = base, .limit = limit, .seg_32bit = wide, .contents = code ? 2 : 0,
+  };
+  if (syscall(SYS_modify_ldt, 1, &d, sizeof d)) fail("modify_ldt");
+}
+
+int main(void) {
+  size_t size = 0, room = 1 << 20;
+  char *in = malloc(room);
+  for (ssize_t n; (n = read(0, in + size, room - size)) > 0;) {
+    size += n;
+    if (size == room) in = realloc(in, room *= 2);
+    if (!in) fail("out of memory");
+  }
+  instances = (struct instance *)in;
+  count = size / sizeof *instances;
+  if (count * sizeof *instances != size) fail("input is not a whole number of instances");
+
+  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+  if (mmap((void *)CODE, CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC, flags, -1, 0) != (void *)CODE) fail("mmap code");
+  if (mmap((void *)DATA, DATA_SIZE, PROT_READ | PROT_WRITE, flags, -1, 0) != (void *)DATA) fail("mmap data");
+  for (int i = 0; i < WORDS; i++) pattern[i] = mix(i);
+  set_ldt(0, CODE, CODE_SIZE - 1, 1, 0);
+  set_ldt(1, DATA, DATA_SIZE - 1, 0, 1);
+  if (syscall(SYS_arch_prctl, ARCH_SET_GS, DATA)) fail("arch_prctl");
+  capacity = count * (sizeof(struct result) + 4 * sizeof(struct change)) + (1 << 20);
+  output = malloc(capacity);
+  if (!output) fail("out of memory");
+
+  stack_t stack = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16};
+  if (sigaltstack(&stack, NULL)) fail("sigaltstack");
+  struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+  int signals[] = {SIGTRAP, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+  for (unsigned i = 0; i < sizeof signals / sizeof *signals; i++) {
+    if (sigaction(signals[i], &action, NULL)) fail("sigaction");
+  }
+  __asm__ volatile("int3");
+  return 1;
+}
