@@ -4,7 +4,9 @@
  */
 import { kvmCpuGetInterrupt, kvmCpuHasInjectableIntr } from "./irq";
 import { Cr0, kvmGetRflags, kvmReadCr0 } from "./kvmCacheRegs";
-import { KvmReq, kvmCheckRequest, kvmMakeRequest } from "./requests";
+import { kvmUpdateDr7 } from "./x86Debug";
+import { KvmReq, kvmMakeRequest } from "./requests";
+import { KvmExit, KvmGuestdbg } from "./uapi";
 import type { KvmQueuedException, KvmVcpu } from "./types";
 
 /** Exception vectors, as the kernel calls them. */
@@ -24,6 +26,9 @@ const NO_EXCEPTION: KvmQueuedException = {
   payload: 0n,
 };
 export const noException = (): KvmQueuedException => ({ ...NO_EXCEPTION });
+
+const DR_TRAP_BITS = 0xfn;
+const DR6_ACTIVE_LOW = 0xffff0ff0n;
 
 const isContributory = (vector: number): boolean =>
   vector === ExcVector.DE || (vector >= ExcVector.TS && vector <= ExcVector.GP);
@@ -67,11 +72,10 @@ export function kvmDeliverExceptionPayload(vcpu: KvmVcpu, ex: KvmQueuedException
   if (!ex.hasPayload) return;
   const { arch } = vcpu;
   if (ex.vector === ExcVector.DB) {
-    arch.dr6 &= ~0xfn; // DR_TRAP_BITS
-    arch.dr6 |= 0xffff0ff0n & ~0x10000n; // DR6_ACTIVE_LOW without RTM
-    arch.dr6 |= 0x10000n;
-    arch.dr6 |= ex.payload;
-    arch.dr6 ^= ex.payload & 0x10000n;
+    // B0-B3 are replaced; RTM and bus lock are active low, so the payload clears them (SDM 3B 18.2.3).
+    arch.dr6 &= ~DR_TRAP_BITS;
+    arch.dr6 |= DR6_ACTIVE_LOW | ex.payload;
+    arch.dr6 ^= ex.payload & DR6_ACTIVE_LOW;
     arch.dr6 &= ~(1n << 12n);
   } else if (ex.vector === ExcVector.PF) {
     arch.cr2 = ex.payload;
@@ -166,10 +170,10 @@ export function kvmSkipEmulatedInstruction(vcpu: KvmVcpu): number {
 /** kvm_vcpu_do_singlestep */
 export function kvmVcpuDoSinglestep(vcpu: KvmVcpu): number {
   const DR6_BS = 1n << 14n;
-  if (vcpu.arch.guestDebug & 2) {
+  if (vcpu.arch.guestDebug & KvmGuestdbg.SINGLESTEP) {
     vcpu.run.exit = {
-      exit_reason: 4,
-      debug: { exception: ExcVector.DB, pc: vcpu.arch.singlestepRip, dr6: DR6_BS | 0xffff0ff0n, dr7: vcpu.arch.dr7 },
+      exit_reason: KvmExit.DEBUG,
+      debug: { exception: ExcVector.DB, pc: vcpu.arch.singlestepRip, dr6: DR6_BS | DR6_ACTIVE_LOW, dr7: vcpu.arch.dr7 },
     };
     return 0;
   }
@@ -204,48 +208,47 @@ function kvmInjectException(vcpu: KvmVcpu): void {
   vcpu.module.ops.injectException(vcpu);
 }
 
+/** -EBUSY of kvmCheckAndInjectEvents: enter, deliver what is injected, and exit at once for the rest. */
+export const NEEDS_IMMEDIATE_EXIT = -16;
+
 /**
  * kvm_check_and_inject_events: first what was being delivered when the guest exited, then pending exceptions, then NMIs,
- * then interrupts; a window is asked for where an event must wait.
- * @returns 0, or a negative errno
+ * then interrupts; a window is asked for where an event must wait for the guest.
+ * @returns 0, or NEEDS_IMMEDIATE_EXIT when an event waits only for the one that is injected now
  */
 export function kvmCheckAndInjectEvents(vcpu: KvmVcpu): number {
   const { arch } = vcpu;
   const { ops } = vcpu.module;
-  // Re-injection: an exception must not be delivered over an NMI or interrupt that was under way, nor the reverse.
+  // Side effects of an injected event have happened already, so it comes before anything new.
   if (arch.exception.injected) kvmInjectException(vcpu);
-  else if (kvmIsExceptionPending(vcpu)) {
-    // Handled below: it may not meet an event that is re-injected.
-  } else if (arch.nmiInjected) ops.injectNmi(vcpu);
-  else if (arch.interrupt.injected) ops.injectIrq(vcpu);
+  else if (!arch.exception.pending) {
+    if (arch.nmiInjected) ops.injectNmi(vcpu);
+    else if (arch.interrupt.injected) ops.injectIrq(vcpu);
+  }
 
-  // New exceptions can be injected on top of nothing only.
   let canInject = !kvmEventNeedsReinjection(vcpu);
 
-  if (arch.exception.pending) {
-    const ex = arch.exception;
-    // Faults set RF in the pushed RFLAGS so that an instruction breakpoint does not fire again (SDM 3B 18.3.1.1).
+  const ex = arch.exception;
+  if (ex.pending) {
+    // Faults other than #DB push RFLAGS with RF set (SDM 3B 18.3.1.1).
     if (isFault(ex.vector)) ops.setRflags(vcpu, kvmGetRflags(vcpu) | 0x10000n);
-    if (ex.vector === ExcVector.DB) {
-      kvmDeliverExceptionPayload(vcpu, ex);
-      if (arch.dr7 & 0x2000n) {
-        arch.dr7 &= ~0x2000n;
-        ops.setDr7(vcpu, arch.dr7);
-      }
-    } else {
-      kvmDeliverExceptionPayload(vcpu, ex);
+    kvmDeliverExceptionPayload(vcpu, ex);
+    if (ex.vector === ExcVector.DB && arch.dr7 & 0x2000n) {
+      // Delivering #DB clears DR7.GD (SDM 3B 18.2.4).
+      arch.dr7 &= ~0x2000n;
+      kvmUpdateDr7(vcpu);
     }
+    kvmInjectException(vcpu);
     ex.pending = false;
     ex.injected = true;
-    kvmInjectException(vcpu);
     canInject = false;
   }
 
-  // Debugging with interrupts blocked: nothing asynchronous goes in.
-  if (arch.guestDebug & 0x100000) return 0;
+  if (arch.guestDebug & KvmGuestdbg.BLOCKIRQ) return 0;
 
   if (arch.nmiPending) {
-    if (canInject && ops.nmiAllowed(vcpu)) {
+    if (!canInject) return NEEDS_IMMEDIATE_EXIT;
+    if (ops.nmiAllowed(vcpu)) {
       arch.nmiPending--;
       arch.nmiInjected = true;
       ops.injectNmi(vcpu);
@@ -255,7 +258,8 @@ export function kvmCheckAndInjectEvents(vcpu: KvmVcpu): number {
   }
 
   if (kvmCpuHasInjectableIntr(vcpu)) {
-    if (canInject && ops.interruptAllowed(vcpu)) {
+    if (!canInject) return NEEDS_IMMEDIATE_EXIT;
+    if (ops.interruptAllowed(vcpu)) {
       const irq = kvmCpuGetInterrupt(vcpu);
       if (irq >= 0) {
         kvmQueueInterrupt(vcpu, irq, false);
@@ -266,6 +270,3 @@ export function kvmCheckAndInjectEvents(vcpu: KvmVcpu): number {
   }
   return 0;
 }
-
-/** Takes an event request; for callers that inject without a request first. */
-export const kvmTakeEventRequest = (vcpu: KvmVcpu): boolean => kvmCheckRequest(KvmReq.EVENT, vcpu);

@@ -72,7 +72,14 @@ function fadt(facs: number, dsdt: number): Uint8Array {
   // Preferred profile 0, SCI, no SMI command port: the hardware is always in ACPI mode.
   b.u8(0).u16(SCI_IRQ).u32(0).u8(0, 0, 0, 0);
   // PM1a event, PM1b, PM1a control, PM1b, PM2, PM timer, GPE0, GPE1.
-  b.u32(ACPI_PM_BASE).u32(0).u32(ACPI_PM_BASE + 4).u32(0).u32(0).u32(ACPI_PM_BASE + 8).u32(0).u32(0);
+  b.u32(ACPI_PM_BASE)
+    .u32(0)
+    .u32(ACPI_PM_BASE + 4)
+    .u32(0)
+    .u32(0)
+    .u32(ACPI_PM_BASE + 8)
+    .u32(0)
+    .u32(0);
   b.u8(4, 2, 0, 4, 0, 0, 0, 0);
   // C2 and C3 latencies above the limits: not supported. No cache flush strides, no duty cycle.
   b.u16(0xfff).u16(0xfff).u16(0).u16(0).u8(0, 0);
@@ -105,15 +112,15 @@ function facs(): Uint8Array {
 function madt(cpus: number): Uint8Array {
   const b = new Bytes().u32(LOCAL_APIC_BASE).u32(1);
   for (let id = 0; id < cpus; id++) b.u8(0, 8, id, id).u32(1);
-  b.u8(1, 12, ioApicId(cpus), 0).u32(IO_APIC_BASE).u32(0);
+  b.u8(1, 12, IO_APIC_ID, 0).u32(IO_APIC_BASE).u32(0);
   b.u8(2, 10, 0, 0).u32(2).u16(0);
   b.u8(2, 10, 0, SCI_IRQ).u32(SCI_IRQ).u16(0xd);
   b.u8(4, 6, 0xff).u16(0).u8(1);
   return table("APIC", 3, b.out);
 }
 
-/** The I/O APIC's id in the MADT: the one it powers up with. */
-const ioApicId = (_cpus: number): number => 0;
+/** The I/O APIC's id: the one it powers up with. */
+const IO_APIC_ID = 0;
 
 // --- AML (chapter 20) -------------------------------------------------------------------------------------------------
 
@@ -160,7 +167,9 @@ const irq = (n: number): number[] => new Bytes().u8(0x22).u16(1 << n).out;
 function addressSpace(tag: 0x87 | 0x88, type: number, flags: number, min: number, max: number): number[] {
   const b = new Bytes();
   const word = tag === 0x88;
-  b.u8(tag).u16(word ? 13 : 23).u8(type, 0x0c, flags);
+  b.u8(tag)
+    .u16(word ? 13 : 23)
+    .u8(type, 0x0c, flags);
   const put = (v: number): Bytes => (word ? b.u16(v) : b.u32(v));
   put(0);
   put(min);

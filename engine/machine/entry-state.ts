@@ -2,8 +2,9 @@
  * The state in which a vCPU enters an image: what firmware or a boot loader would have left, set directly. One description
  * for both roads: accel none writes it into the processor, KVM's userspace into KVM_SET_REGS and KVM_SET_SREGS.
  */
-import { Gpr, Off, Rflags, Seg, SegAttr } from "../cpu/state";
+
 import type { Cpu } from "../cpu/cpu";
+import { Gpr, Off, Rflags, Seg, SegAttr } from "../cpu/state";
 
 export interface EntrySegment {
   readonly selector: number;

@@ -53,7 +53,9 @@ export function checkMemorySize(memory: number, most: number): void {
     throw new MachineError(`memory: ${memory} bytes is too little; use at least ${mib(MINIMUM_MEMORY)}`);
   }
   if (memory > most) {
-    throw new MachineError(`memory: ${mib(memory)} is more than this engine can give a guest; use at most ${mib(most)}`);
+    throw new MachineError(
+      `memory: ${mib(memory)} is more than this engine can give a guest; use at most ${mib(most)}`,
+    );
   }
 }
 

@@ -10,13 +10,7 @@
  *
  * All of it lies in the engine's memory (layout.ts), shared by the vCPUs, so that a copy of that memory is a snapshot.
  */
-import {
-  TLB_BASE,
-  TLB_CONTEXTS_BASE,
-  TLB_CONTEXTS_SIZE,
-  TLB_ENTRIES,
-  TLB_ENTRY_SIZE,
-} from "../../memory/layout";
+import { TLB_BASE, TLB_CONTEXTS_BASE, TLB_CONTEXTS_SIZE, TLB_ENTRIES, TLB_ENTRY_SIZE } from "../../memory/layout";
 
 /** Who accesses: index of an address space's tags. */
 export const Privilege = { SUPERVISOR: 0, SUPERVISOR_SMAP: 1, USER: 2 } as const;

@@ -18,7 +18,14 @@ export const EptEntry = {
 } as const;
 
 /** Bits of an EPT-violation qualification (SDM 3C table 28-7). */
-const Qualification = { READ: 1, WRITE: 2, FETCH: 4, ALLOWED_SHIFT: 3, LINEAR_VALID: 1 << 7, TRANSLATED: 1 << 8 } as const;
+const Qualification = {
+  READ: 1,
+  WRITE: 2,
+  FETCH: 4,
+  ALLOWED_SHIFT: 3,
+  LINEAR_VALID: 1 << 7,
+  TRANSLATED: 1 << 8,
+} as const;
 
 /** Takes the VM exits of a failed translation; throws. */
 export interface EptExits {
@@ -106,7 +113,7 @@ export class Ept implements SecondStage {
   /** Walks the tables without side effects; leaves physical, allowed, pageSize, levels and entries. */
   private walk(gpa: number): number {
     const i32 = this.i32;
-    const gpaLo = gpa % 0x1_0000_0000 | 0;
+    const gpaLo = (gpa % 0x1_0000_0000) | 0;
     const gpaHi = Math.floor(gpa / 0x1_0000_0000);
     let table = this.root;
     let allowed = 7;

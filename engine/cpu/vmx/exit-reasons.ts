@@ -364,6 +364,7 @@ export function decodeQualification(reason: number, qualification: bigint, inter
     case ExitReason.IO_INSTRUCTION: {
       const size = (qualification & 7n) + 1n;
       parts.size = size;
+      parts.input = parts.direction === "in";
       const name = `${parts.rep ? "rep " : ""}${parts.direction}${parts.string ? "s" : ""}`;
       return { text: `${name} port ${hex(parts.port as bigint)} size ${size}`, parts };
     }

@@ -1,5 +1,6 @@
 /** The MSR lists of VM entry and VM exit (SDM 3C 25.7.2, 27.4, 28.4, 28.6): 16 bytes an entry: index, 0, value. */
 import type { PhysicalMemory } from "../../memory/physical";
+import { CpuFault } from "../cpu";
 
 /** Reads and writes MSRs as RDMSR and WRMSR at CPL 0 do. @throws CpuFault */
 export interface MsrAccess {
@@ -29,7 +30,8 @@ export function loadMsrs(memory: PhysicalMemory, access: MsrAccess, address: num
     if (!mayLoad(index)) return i + 1;
     try {
       access.writeMsr(index, memory.view.getBigUint64(at + 8, true));
-    } catch {
+    } catch (refusal) {
+      if (!(refusal instanceof CpuFault)) throw refusal;
       return i + 1;
     }
   }
@@ -48,7 +50,8 @@ export function storeMsrs(memory: PhysicalMemory, access: MsrAccess, address: nu
     if (!mayStore(index)) return i + 1;
     try {
       memory.view.setBigUint64(at + 8, access.readMsr(index), true);
-    } catch {
+    } catch (refusal) {
+      if (!(refusal instanceof CpuFault)) throw refusal;
       return i + 1;
     }
   }

@@ -14,12 +14,7 @@ export interface CopyPlan {
   readonly pairs: Int32Array;
 }
 
-const full = (offset: number, field: Field): number[] => [
-  offset >> 2,
-  word(field),
-  (offset + 4) >> 2,
-  word(field) + 1,
-];
+const full = (offset: number, field: Field): number[] => [offset >> 2, word(field), (offset + 4) >> 2, word(field) + 1];
 const low = (offset: number, field: Field): number[] => [offset >> 2, word(field)];
 
 const NAMES = ["ES", "CS", "SS", "DS", "FS", "GS", "LDTR", "TR"] as const;

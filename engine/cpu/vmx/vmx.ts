@@ -21,6 +21,40 @@ export interface FailedCheck {
   readonly message: string;
 }
 
+/** An event to be injected, or being delivered; `type` as in VM-entry interruption information (SDM 3C table 25-17). */
+export interface VmxEvent {
+  readonly vector: number;
+  readonly type: number;
+  readonly error?: number;
+  /** Bytes of the instruction behind a software interrupt or exception. */
+  readonly instructionLength: number;
+}
+
+/** State of the unit beyond the processor's block (VMX_MODE, VMCS_POINTER, VMXON_POINTER) and the VMCS itself. */
+export interface VmxState {
+  /** Groups of VMCS fields (entry-checks/check.ts) written since the last successful entry of the current VMCS. */
+  written: number;
+  /** Event the last VM entry injects; delivered at the first instruction boundary. */
+  injection: VmxEvent | null;
+  /** Event being delivered through the guest's IDT. */
+  vectoring: VmxEvent | null;
+  /** Nanoseconds of virtual time at which the VMX-preemption timer expires; -1 when it is off. */
+  preemptionAt: number;
+  /** Monitor trap flag: 0 off, 1 armed (exit behind the next instruction), 2 pending. */
+  mtf: 0 | 1 | 2;
+  /** Count of retired instructions when it was armed; -1 until the first boundary in the guest. */
+  mtfFrom: number;
+  /** The TPR shadow fell below the threshold: exit at the next boundary. */
+  tprBelow: boolean;
+  /** Blocking by NMI as it was in the host, while the guest's bit is that of virtual NMIs. */
+  hostNmiBlocked: boolean;
+  /** Virtual time (ns) of the first and the last PAUSE of the current loop, for PAUSE-loop exiting. */
+  pauseFirst: number;
+  pauseLast: number;
+  exitCounts: Float64Array;
+  lastFailure: readonly FailedCheck[];
+}
+
 export interface Vmx {
   /** Physical address of the current VMCS, or -1. */
   readonly currentVmcs: number;
@@ -52,4 +86,17 @@ export interface Vmx {
   readonly lastFailure: readonly FailedCheck[];
   /** VM exits taken, by basic exit reason. */
   readonly exitCounts: Float64Array;
+  /** Value of a capability MSR (0x480 to 0x491); 0n where `hasCapability` says there is none. */
+  capability(index: number): bigint;
+  /** Whether the processor has this capability MSR; RDMSR of another raises #GP(0). */
+  hasCapability(index: number): boolean;
+  /**
+   * Whether CR0 or CR4 may have this value: true outside VMX operation; inside, the fixed bits must be respected (SDM 3C
+   * 24.8). MOV CR, LMSW, CLTS and task switches ask it and raise #GP(0).
+   */
+  crAllowed(cr: 0 | 4, value: bigint): boolean;
+  /** Power-up and INIT reset leave VMX operation. */
+  reset(): void;
+  /** Everything of the unit that is not in the processor's block: plain data for snapshots. Setting it takes it over. */
+  state: VmxState;
 }

@@ -91,7 +91,8 @@ export class Placement {
     const end = start + size;
     const ram = this.memory.ranges.find((r) => start >= r.base && end <= r.base + r.size);
     if (!ram || ram.name === "display memory") {
-      const more = start >= 0x100000 ? "give the machine more memory, or link it lower" : "link it at 0x100000 or above";
+      const more =
+        start >= 0x100000 ? "give the machine more memory, or link it lower" : "link it at 0x100000 or above";
       reject(this.image, `${what} wants ${hex(start)}-${hex(end)}, where the machine has no free RAM`, more);
     }
     this.taken.push({ start, end, what });

@@ -1,0 +1,606 @@
+/**
+ * VMX non-root operation: which instructions and events cause VM exits, with what information (SDM 3C chapter 26). The
+ * controls are read from the VMCS each time, so that nothing is cached that a snapshot or the debugger would miss.
+ */
+import { NANOSECONDS_PER_INSTRUCTION } from "../../clock";
+import { CpuFault, Vector } from "../cpu";
+import type { CrAccess, GuestMode, SimpleIntercept } from "../guest-mode";
+import { type Instruction, OperandKind, Rep } from "../isa/instruction";
+import { Activity, Inhibit, Off, Pending, Rflags } from "../state";
+import { CpuBased, PinBased, SecondaryExec } from "./controls";
+import { type ExitRecorder, SavedRf } from "./exit";
+import { ExitReason } from "./exit-reasons";
+import { Field } from "./fields";
+import * as info from "./instruction-info";
+import type { VmxUnit } from "./unit";
+import { type Vmcs, word } from "./vmcs";
+
+const PIN = word(Field.PIN_BASED_VM_EXEC_CONTROL);
+const CPU = word(Field.CPU_BASED_VM_EXEC_CONTROL);
+const SECONDARY = word(Field.SECONDARY_VM_EXEC_CONTROL);
+const EXCEPTION_BITMAP = word(Field.EXCEPTION_BITMAP);
+const PFEC_MASK = word(Field.PAGE_FAULT_ERROR_CODE_MASK);
+const PFEC_MATCH = word(Field.PAGE_FAULT_ERROR_CODE_MATCH);
+const EXIT_CONTROLS = word(Field.VM_EXIT_CONTROLS);
+const IO_BITMAP_A = word(Field.IO_BITMAP_A);
+const IO_BITMAP_B = word(Field.IO_BITMAP_B);
+const MSR_BITMAP = word(Field.MSR_BITMAP);
+const CR0_MASK = word(Field.CR0_GUEST_HOST_MASK);
+const CR0_SHADOW = word(Field.CR0_READ_SHADOW);
+const CR4_MASK = word(Field.CR4_GUEST_HOST_MASK);
+const CR4_SHADOW = word(Field.CR4_READ_SHADOW);
+const CR3_COUNT = word(Field.CR3_TARGET_COUNT);
+const CR3_TARGETS = [
+  word(Field.CR3_TARGET_VALUE0),
+  word(Field.CR3_TARGET_VALUE1),
+  word(Field.CR3_TARGET_VALUE2),
+  word(Field.CR3_TARGET_VALUE3),
+];
+const VPID = word(Field.VIRTUAL_PROCESSOR_ID);
+const TSC_OFFSET = word(Field.TSC_OFFSET);
+const TSC_MULTIPLIER = word(Field.TSC_MULTIPLIER);
+const VIRTUAL_APIC = word(Field.VIRTUAL_APIC_PAGE_ADDR);
+const APIC_ACCESS = word(Field.APIC_ACCESS_ADDR);
+const TPR_THRESHOLD = word(Field.TPR_THRESHOLD);
+const PLE_GAP = word(Field.PLE_GAP);
+const PLE_WINDOW = word(Field.PLE_WINDOW);
+
+/** Acknowledge interrupt on exit (VM_EXIT_CONTROLS bit 15). */
+const ACK_INTERRUPT = 1 << 15;
+const VALID = 1 << 31;
+const ERROR_VALID = 1 << 11;
+const CR0_TS = 8n;
+/** Offset of the task-priority register in the APIC page. */
+const TPR_OFFSET = 0x80;
+
+/** Event types (SDM 3C table 25-18). */
+const EventType = {
+  EXTERNAL_INTERRUPT: 0,
+  NMI: 2,
+  HARDWARE_EXCEPTION: 3,
+  PRIVILEGED_SOFTWARE_EXCEPTION: 5,
+  SOFTWARE_EXCEPTION: 6,
+} as const;
+
+/** Instructions with a control of their own in the primary processor-based controls. */
+const PRIMARY: Partial<Readonly<Record<SimpleIntercept, readonly [control: number, reason: number]>>> = {
+  hlt: [CpuBased.HLT_EXITING, ExitReason.HLT],
+  rdpmc: [CpuBased.RDPMC_EXITING, ExitReason.RDPMC],
+  rdtsc: [CpuBased.RDTSC_EXITING, ExitReason.RDTSC],
+  monitor: [CpuBased.MONITOR_EXITING, ExitReason.MONITOR_INSTRUCTION],
+  mwait: [CpuBased.MWAIT_EXITING, ExitReason.MWAIT_INSTRUCTION],
+};
+
+/** The same in the secondary controls. */
+const BY_SECONDARY: Partial<Readonly<Record<SimpleIntercept, readonly [control: number, reason: number]>>> = {
+  wbinvd: [SecondaryExec.WBINVD_EXITING, ExitReason.WBINVD],
+  wbnoinvd: [SecondaryExec.WBINVD_EXITING, ExitReason.WBINVD],
+};
+
+/** Instructions that always exit and say no more than that. */
+const ALWAYS: Partial<Readonly<Record<SimpleIntercept, number>>> = {
+  cpuid: ExitReason.CPUID,
+  getsec: ExitReason.GETSEC,
+  invd: ExitReason.INVD,
+  xsetbv: ExitReason.XSETBV,
+  vmcall: ExitReason.VMCALL,
+  vmlaunch: ExitReason.VMLAUNCH,
+  vmresume: ExitReason.VMRESUME,
+  vmxoff: ExitReason.VMOFF,
+};
+
+/** Instructions that always exit and have one memory operand (table 28-13). */
+const POINTERS: Partial<Readonly<Record<SimpleIntercept, number>>> = {
+  vmclear: ExitReason.VMCLEAR,
+  vmptrld: ExitReason.VMPTRLD,
+  vmptrst: ExitReason.VMPTRST,
+  vmxon: ExitReason.VMON,
+};
+
+/** Descriptor-table instructions with their identity in the instruction information (tables 28-10, 28-11). */
+const TABLES: Partial<Readonly<Record<SimpleIntercept, number>>> = { sgdt: 0, sidt: 1, lgdt: 2, lidt: 3 };
+const SELECTORS: Partial<Readonly<Record<SimpleIntercept, number>>> = { sldt: 0, str: 1, lldt: 2, ltr: 3 };
+
+/** The secondary controls in effect: all 0 unless activated (SDM 3C 25.6.2). */
+export const secondaryControls = (vmcs: Vmcs): number =>
+  vmcs.lo(CPU) & CpuBased.ACTIVATE_SECONDARY_CONTROLS ? vmcs.lo(SECONDARY) : 0;
+
+export class VmxGuestMode implements GuestMode {
+  readonly kind = "vmx";
+  private readonly vmcs: Vmcs;
+  private readonly exits: ExitRecorder;
+
+  constructor(private readonly unit: VmxUnit) {
+    this.vmcs = unit.vmcs;
+    this.exits = unit.exits;
+  }
+
+  /** A VM entry has just loaded the guest. */
+  entered(): void {
+    this.unit.state.pauseFirst = 0;
+    this.unit.state.pauseLast = -1;
+  }
+
+  private primary(control: number): boolean {
+    return (this.vmcs.lo(CPU) & control) !== 0;
+  }
+  private secondary(control: number): boolean {
+    return (secondaryControls(this.vmcs) & control) !== 0;
+  }
+  private pin(control: number): boolean {
+    return (this.vmcs.lo(PIN) & control) !== 0;
+  }
+
+  /** A fault-like exit of an instruction. */
+  private exitInstruction(reason: number, instruction: Instruction): never {
+    this.exits.instructionLength = instruction.length;
+    this.exits.rf = SavedRf.CLEAR;
+    return this.exits.exit(reason);
+  }
+
+  /** The same for one with a memory operand: its displacement is the qualification. */
+  private exitWithOperand(reason: number, instruction: Instruction, instructionInfo: number): never {
+    this.exits.setQualification(info.displacement(this.unit.cpu, instruction));
+    this.exits.instructionInfo = instructionInfo;
+    return this.exitInstruction(reason, instruction);
+  }
+
+  interceptInstruction(what: SimpleIntercept, instruction: Instruction, linear?: bigint): void {
+    const always = ALWAYS[what];
+    if (always !== undefined) this.exitInstruction(always, instruction);
+    const byPrimary = PRIMARY[what];
+    if (byPrimary !== undefined) {
+      if (this.primary(byPrimary[0])) this.exitInstruction(byPrimary[1], instruction);
+      return;
+    }
+    const bySecondary = BY_SECONDARY[what];
+    if (bySecondary !== undefined) {
+      if (this.secondary(bySecondary[0])) this.exitInstruction(bySecondary[1], instruction);
+      return;
+    }
+    const pointer = POINTERS[what];
+    if (pointer !== undefined) this.exitWithOperand(pointer, instruction, info.pointerInfo(instruction));
+    const table = TABLES[what];
+    if (table !== undefined) {
+      if (!this.secondary(SecondaryExec.DESC)) return;
+      this.exitWithOperand(ExitReason.GDTR_IDTR, instruction, info.tableRegisterInfo(instruction, table));
+    }
+    const selector = SELECTORS[what];
+    if (selector !== undefined) {
+      if (!this.secondary(SecondaryExec.DESC)) return;
+      this.exitWithOperand(ExitReason.LDTR_TR, instruction, info.segmentRegisterInfo(instruction, selector));
+    }
+    this.interceptOther(what, instruction, linear);
+  }
+
+  private interceptOther(what: SimpleIntercept, instruction: Instruction, _linear?: bigint): void {
+    switch (what) {
+      case "rdtscp":
+        if (!this.secondary(SecondaryExec.ENABLE_RDTSCP)) throw new CpuFault(Vector.UD);
+        if (this.primary(CpuBased.RDTSC_EXITING)) this.exitInstruction(ExitReason.RDTSCP, instruction);
+        return;
+      case "invpcid":
+        if (!this.secondary(SecondaryExec.ENABLE_INVPCID)) throw new CpuFault(Vector.UD);
+        if (!this.primary(CpuBased.INVLPG_EXITING)) return;
+        return this.exitWithOperand(ExitReason.INVPCID, instruction, info.invalidateInfo(instruction));
+      case "invept":
+        return this.exitWithOperand(ExitReason.INVEPT, instruction, info.invalidateInfo(instruction));
+      case "invvpid":
+        return this.exitWithOperand(ExitReason.INVVPID, instruction, info.invalidateInfo(instruction));
+      case "vmread":
+        return this.exitWithOperand(ExitReason.VMREAD, instruction, info.vmcsAccessInfo(instruction, 0));
+      case "vmwrite":
+        return this.exitWithOperand(ExitReason.VMWRITE, instruction, info.vmcsAccessInfo(instruction, 1));
+      case "rdrand":
+        if (!this.secondary(SecondaryExec.RDRAND_EXITING)) return;
+        this.exits.instructionInfo = info.randomInfo(instruction);
+        return this.exitInstruction(ExitReason.RDRAND, instruction);
+      case "rdseed":
+        if (!this.secondary(SecondaryExec.RDSEED_EXITING)) return;
+        this.exits.instructionInfo = info.randomInfo(instruction);
+        return this.exitInstruction(ExitReason.RDSEED, instruction);
+      case "vmfunc":
+      case "xsaves":
+      case "xrstors":
+      case "tpause":
+      case "umwait":
+      case "pconfig":
+        // Their enabling controls cannot be 1 here: #UD in the guest (SDM 3C 26.3).
+        throw new CpuFault(Vector.UD);
+      case "pause":
+        return this.interceptPause(instruction);
+      default:
+        return;
+    }
+  }
+
+  /** PAUSE exiting, and PAUSE-loop exiting at CPL 0 (SDM 3C 26.1.3). */
+  private interceptPause(instruction: Instruction): void {
+    if (this.primary(CpuBased.PAUSE_EXITING)) this.exitInstruction(ExitReason.PAUSE_INSTRUCTION, instruction);
+    if (!this.secondary(SecondaryExec.PAUSE_LOOP_EXITING) || this.unit.cpu.state.cpl !== 0) return;
+    const data = this.unit.state;
+    const now = this.unit.cpu.clock.now;
+    if (data.pauseLast < 0 || now - data.pauseLast > this.vmcs.u32(PLE_GAP)) data.pauseFirst = now;
+    else if (now - data.pauseFirst > this.vmcs.u32(PLE_WINDOW)) {
+      this.exitInstruction(ExitReason.PAUSE_INSTRUCTION, instruction);
+    }
+    data.pauseLast = now;
+  }
+
+  interceptCr(cr: number, access: CrAccess, value: bigint, instruction: Instruction, linear?: bigint): bigint {
+    switch (access) {
+      case "mov-to":
+        return this.movToCr(cr, value, instruction);
+      case "mov-from":
+        if (cr === 3 && this.primary(CpuBased.CR3_STORE_EXITING)) this.exitCr(cr, 1, instruction);
+        if (cr === 8 && this.primary(CpuBased.CR8_STORE_EXITING)) this.exitCr(cr, 1, instruction);
+        return this.readCr(cr);
+      case "smsw":
+        return this.readCr(0);
+      case "clts": {
+        const cr0 = this.unit.cpu.state.u64(Off.CR0);
+        if ((this.vmcs.u64(CR0_MASK) & CR0_TS) === 0n) return cr0 & ~CR0_TS;
+        if ((this.vmcs.u64(CR0_SHADOW) & CR0_TS) !== 0n) this.exitCr(0, 2, instruction);
+        return cr0;
+      }
+      case "lmsw":
+        return this.lmsw(value & 0xffffn, instruction, linear);
+    }
+  }
+
+  private exitCr(cr: number, access: number, instruction: Instruction): never {
+    let qualification = cr | (access << 4);
+    if (access < 2) qualification |= crRegister(instruction) << 8;
+    this.exits.qualificationLo = qualification;
+    return this.exitInstruction(ExitReason.CR_ACCESS, instruction);
+  }
+
+  /** What guest code reads: host-owned bits come from the read shadow (SDM 3C 26.3). */
+  private readCr(cr: number): bigint {
+    const { state } = this.unit.cpu;
+    if (cr === 0) return blend(state.u64(Off.CR0), this.vmcs.u64(CR0_SHADOW), this.vmcs.u64(CR0_MASK));
+    if (cr === 4) return blend(state.u64(Off.CR4), this.vmcs.u64(CR4_SHADOW), this.vmcs.u64(CR4_MASK));
+    if (cr === 2) return state.u64(Off.CR2);
+    if (cr === 3) return state.u64(Off.CR3);
+    return BigInt(this.readTprShadow() ?? this.unit.cpu.interrupts.readCr8());
+  }
+
+  private movToCr(cr: number, value: bigint, instruction: Instruction): bigint {
+    const { state } = this.unit.cpu;
+    switch (cr) {
+      case 0:
+      case 4: {
+        const mask = this.vmcs.u64(cr === 0 ? CR0_MASK : CR4_MASK);
+        const shadow = this.vmcs.u64(cr === 0 ? CR0_SHADOW : CR4_SHADOW);
+        if (((value ^ shadow) & mask) !== 0n) this.exitCr(cr, 0, instruction);
+        return blend(value, state.u64(cr === 0 ? Off.CR0 : Off.CR4), mask);
+      }
+      case 3:
+        if (this.primary(CpuBased.CR3_LOAD_EXITING) && !this.isCr3Target(value)) this.exitCr(3, 0, instruction);
+        return value;
+      case 8:
+        if (this.primary(CpuBased.CR8_LOAD_EXITING)) this.exitCr(8, 0, instruction);
+        return value;
+      default:
+        return value;
+    }
+  }
+
+  private isCr3Target(value: bigint): boolean {
+    const count = this.vmcs.u32(CR3_COUNT);
+    for (let i = 0; i < count; i++) if (this.vmcs.u64(CR3_TARGETS[i]) === value) return true;
+    return false;
+  }
+
+  /** LMSW changes CR0 bits 3:0 and never clears PE; `source` is its 16-bit operand. */
+  private lmsw(source: bigint, instruction: Instruction, linear?: bigint): bigint {
+    const mask = this.vmcs.u64(CR0_MASK);
+    const shadow = this.vmcs.u64(CR0_SHADOW);
+    const differs = ((source ^ shadow) & mask & 0xen) !== 0n;
+    const setsPe = (mask & source & ~shadow & 1n) !== 0n;
+    if (differs || setsPe) {
+      this.exits.qualificationLo = (3 << 4) | (linear === undefined ? 0 : 1 << 6) | (Number(source) << 16);
+      this.exits.setLinear(linear);
+      this.exitInstruction(ExitReason.CR_ACCESS, instruction);
+    }
+    const cr0 = this.unit.cpu.state.u64(Off.CR0);
+    const written = (cr0 & ~0xen) | (source & 0xfn);
+    return blend(written, cr0, mask);
+  }
+
+  interceptDr(dr: number, write: boolean, instruction: Instruction): void {
+    if (!this.primary(CpuBased.MOV_DR_EXITING)) return;
+    const register = instruction.operands.find((o) => o.kind === OperandKind.GPR)?.reg ?? 0;
+    this.exits.qualificationLo = dr | (write ? 0 : 1 << 4) | (register << 8);
+    this.exitInstruction(ExitReason.DR_ACCESS, instruction);
+  }
+
+  interceptIo(port: number, size: number, input: boolean, instruction: Instruction, linear?: bigint): void {
+    if (!this.ioExits(port, size)) return;
+    let qualification = (size - 1) | (input ? 8 : 0) | (port << 16);
+    const string = linear !== undefined;
+    if (string) {
+      qualification |= 1 << 4;
+      if (instruction.rep !== Rep.NONE) qualification |= 1 << 5;
+      this.exits.setLinear(linear);
+      this.exits.instructionInfo = info.stringIoInfo(instruction);
+    } else if (instruction.operands.some((o) => o.kind === OperandKind.IMMEDIATE)) {
+      qualification |= 1 << 6;
+    }
+    this.exits.qualificationLo = qualification;
+    this.exitInstruction(ExitReason.IO_INSTRUCTION, instruction);
+  }
+
+  /** SDM 3C 26.1.3: bitmaps when used, else all or none; accesses that wrap around port ffff always exit. */
+  private ioExits(port: number, size: number): boolean {
+    const controls = this.vmcs.lo(CPU);
+    if (!(controls & CpuBased.USE_IO_BITMAPS)) return (controls & CpuBased.UNCOND_IO_EXITING) !== 0;
+    if (port + size > 0x1_0000) return true;
+    const { memory } = this.unit.cpu;
+    for (let p = port; p < port + size; p++) {
+      const bitmap = this.vmcs.address(p < 0x8000 ? IO_BITMAP_A : IO_BITMAP_B);
+      const at = memory.hostOffset(bitmap + ((p & 0x7fff) >> 3));
+      if (at < 0 || (memory.u8[at] >> (p & 7)) & 1) return true;
+    }
+    return false;
+  }
+
+  interceptMsr(index: number, write: boolean, instruction: Instruction): void {
+    if (this.msrExits(index >>> 0, write)) {
+      this.exitInstruction(write ? ExitReason.MSR_WRITE : ExitReason.MSR_READ, instruction);
+    }
+  }
+
+  /** SDM 3C 25.6.9: four bitmaps of 1024 bytes: read low, read high, write low, write high. */
+  private msrExits(index: number, write: boolean): boolean {
+    if (!this.primary(CpuBased.USE_MSR_BITMAPS)) return true;
+    const high = index >= 0xc000_0000;
+    const bit = high ? index - 0xc000_0000 : index;
+    if (bit > 0x1fff) return true;
+    const { memory } = this.unit.cpu;
+    const at = memory.hostOffset(this.vmcs.address(MSR_BITMAP) + (write ? 2048 : 0) + (high ? 1024 : 0) + (bit >> 3));
+    return at < 0 || ((memory.u8[at] >> (bit & 7)) & 1) !== 0;
+  }
+
+  interceptInvlpg(linear: bigint, instruction: Instruction): void {
+    if (!this.primary(CpuBased.INVLPG_EXITING)) return;
+    this.exits.setQualification(linear);
+    this.exitInstruction(ExitReason.INVLPG, instruction);
+  }
+
+  interceptTaskSwitch(selector: number, source: number, instructionLength = 0): void {
+    this.exits.qualificationLo = selector | (source << 30);
+    this.exits.instructionLength = instructionLength;
+    this.exits.exit(ExitReason.TASK_SWITCH);
+  }
+
+  interceptException(
+    vector: number,
+    error: number | undefined,
+    extra: bigint,
+    software: boolean,
+    instructionLength = 0,
+  ): void {
+    if (!this.exceptionExits(vector, error ?? 0)) return;
+    const { exits } = this;
+    let type: number = EventType.HARDWARE_EXCEPTION;
+    if (software) {
+      type = vector === Vector.DB ? EventType.PRIVILEGED_SOFTWARE_EXCEPTION : EventType.SOFTWARE_EXCEPTION;
+      exits.instructionLength = instructionLength;
+    }
+    exits.interruptInfo = vector | (type << 8) | (error === undefined ? 0 : ERROR_VALID) | VALID;
+    exits.interruptError = error ?? 0;
+    if (vector === Vector.PF || vector === Vector.DB) exits.setQualification(extra);
+    // Faults save RF as delivery would push it: 1, but for traps (SDM 3C 28.3.3).
+    const trap = software || vector === Vector.DB || vector === Vector.BP || vector === Vector.OF;
+    if (!trap) exits.rf = SavedRf.SET;
+    exits.exit(ExitReason.EXCEPTION_NMI);
+  }
+
+  /** Exception bitmap; for page faults the error code decides which way its bit is meant (SDM 3C 25.6.3). */
+  private exceptionExits(vector: number, error: number): boolean {
+    const bit = ((this.vmcs.lo(EXCEPTION_BITMAP) >>> vector) & 1) !== 0;
+    if (vector !== Vector.PF) return bit;
+    const matches = (error & this.vmcs.lo(PFEC_MASK)) === this.vmcs.lo(PFEC_MATCH);
+    return bit === matches;
+  }
+
+  interceptTripleFault(): void {
+    this.exits.exit(ExitReason.TRIPLE_FAULT);
+  }
+
+  interceptExternalInterrupt(): boolean {
+    if (!this.pin(PinBased.EXT_INTR_EXITING)) return true;
+    if (this.vmcs.lo(EXIT_CONTROLS) & ACK_INTERRUPT) {
+      const vector = this.unit.cpu.interrupts.acknowledge();
+      this.exits.interruptInfo = (vector & 0xff) | VALID;
+    }
+    return this.exits.exit(ExitReason.EXTERNAL_INTERRUPT);
+  }
+
+  interceptNmi(): void {
+    if (!this.pin(PinBased.NMI_EXITING)) return;
+    this.clearPending(Pending.NMI);
+    this.exits.interruptInfo = Vector.NMI | (EventType.NMI << 8) | VALID;
+    this.exits.exit(ExitReason.EXCEPTION_NMI);
+  }
+
+  interceptInit(): void {
+    this.clearPending(Pending.INIT);
+    this.exits.exit(ExitReason.INIT_SIGNAL);
+  }
+
+  interceptSipi(vector: number): void {
+    this.clearPending(Pending.SIPI);
+    // Outside the wait-for-SIPI state a SIPI is dropped (SDM 3C 26.2).
+    if (this.unit.cpu.state.activity !== Activity.WAIT_FOR_SIPI) return;
+    this.exits.qualificationLo = vector & 0xff;
+    this.exits.exit(ExitReason.SIPI_SIGNAL);
+  }
+
+  /** Default treatment of SMIs: no VM exit (SDM 3C 32.14). */
+  interceptSmi(): void {}
+
+  private clearPending(bit: number): void {
+    const { state } = this.unit.cpu;
+    state.setLo(Off.PENDING, state.lo(Off.PENDING) & ~bit);
+  }
+
+  boundary(): void {
+    const { cpu, state: data } = this.unit;
+    const { state } = cpu;
+    if (data.injection !== null) this.inject();
+    if (data.mtf === 1) {
+      if (data.mtfFrom < 0) data.mtfFrom = cpu.retired;
+      else if (cpu.retired > data.mtfFrom) data.mtf = 2;
+    }
+    const activity = state.activity;
+    if (activity === Activity.WAIT_FOR_SIPI) return;
+    if (data.tprBelow) this.exits.exit(ExitReason.TPR_BELOW_THRESHOLD);
+    if (data.mtf === 2) this.exits.exit(ExitReason.MONITOR_TRAP_FLAG);
+    const pending = state.lo(Off.PENDING);
+    // Debug traps come first; what follows gets its turn at the handler's first instruction (SDM 3A table 6-2).
+    if (pending & Pending.DEBUG) return;
+    if (data.preemptionAt >= 0 && cpu.clock.now >= data.preemptionAt) this.preemptionTimerExpired();
+    const inhibit = state.lo(Off.INHIBIT);
+    const shadow = (inhibit & (Inhibit.STI | Inhibit.MOV_SS)) !== 0;
+    const controls = this.vmcs.lo(CPU);
+    if (controls & CpuBased.NMI_WINDOW_EXITING && !shadow && !(inhibit & Inhibit.NMI)) {
+      this.exits.exit(ExitReason.NMI_WINDOW);
+    }
+    if (pending & Pending.NMI && this.nmiOpen(inhibit)) {
+      this.interceptNmi();
+      return;
+    }
+    if (controls & CpuBased.INTR_WINDOW_EXITING && !shadow && state.lo(Off.FLAGS_REST) & Rflags.IF) {
+      this.exits.exit(ExitReason.INTERRUPT_WINDOW);
+    }
+  }
+
+  /** A physical NMI would be recognised: with virtual NMIs the guest's own blocking does not count (SDM 3C 26.2). */
+  private nmiOpen(inhibit: number): boolean {
+    if (inhibit & Inhibit.MOV_SS) return false;
+    if (this.pin(PinBased.VIRTUAL_NMIS)) return !this.unit.state.hostNmiBlocked;
+    return (inhibit & Inhibit.NMI) === 0;
+  }
+
+  /** Delivers the event of VM entry (SDM 3C 27.6.1). */
+  private inject(): void {
+    const { cpu, services, state: data } = this.unit;
+    const event = data.injection;
+    if (event === null) return;
+    data.injection = null;
+    cpu.state.activity = Activity.ACTIVE;
+    let inhibit = cpu.state.lo(Off.INHIBIT) & ~(Inhibit.STI | Inhibit.MOV_SS);
+    if (event.type === EventType.NMI) inhibit |= Inhibit.NMI;
+    cpu.state.setLo(Off.INHIBIT, inhibit);
+    data.vectoring = event;
+    services.deliver(event);
+    this.setVectoring(null);
+  }
+
+  get ignoresIf(): boolean {
+    return this.pin(PinBased.EXT_INTR_EXITING);
+  }
+
+  instructionsToPreemption(): number {
+    const data = this.unit.state;
+    let count = Number.POSITIVE_INFINITY;
+    if (data.mtf === 2) return 0;
+    if (data.mtf === 1) count = data.mtfFrom >= 0 && this.unit.cpu.retired > data.mtfFrom ? 0 : 1;
+    if (data.preemptionAt >= 0) {
+      const left = Math.ceil((data.preemptionAt - this.unit.cpu.clock.now) / NANOSECONDS_PER_INSTRUCTION);
+      count = Math.min(count, Math.max(0, left));
+    }
+    return count;
+  }
+
+  preemptionTimerExpired(): void {
+    const { cpu, state: data } = this.unit;
+    if (data.mtf === 2 || (data.mtf === 1 && data.mtfFrom >= 0 && cpu.retired > data.mtfFrom)) {
+      this.exits.exit(ExitReason.MONITOR_TRAP_FLAG);
+    }
+    if (data.preemptionAt >= 0 && cpu.clock.now >= data.preemptionAt) this.exits.exit(ExitReason.PREEMPTION_TIMER);
+  }
+
+  setVectoring(event: { vector: number; type: number; error?: number; instructionLength: number } | null): void {
+    const data = this.unit.state;
+    // An event delivered through the IDT counts as the step the monitor trap flag waits for (SDM 3C 26.5.2).
+    if (event === null && data.vectoring !== null && data.mtf === 1) {
+      data.mtf = 2;
+      this.unit.cpu.attention();
+    }
+    data.vectoring = event;
+  }
+
+  adjustTsc(tsc: bigint): bigint {
+    if (!this.primary(CpuBased.USE_TSC_OFFSETTING)) return tsc;
+    let value = tsc;
+    if (this.secondary(SecondaryExec.TSC_SCALING)) value = (value * this.vmcs.u64(TSC_MULTIPLIER)) >> 48n;
+    return BigInt.asUintN(64, value + this.vmcs.u64(TSC_OFFSET));
+  }
+
+  /** Host offset of the virtual task-priority register, -1 when there is no memory. */
+  private virtualTpr(): number {
+    return this.unit.cpu.memory.hostOffset(this.vmcs.address(VIRTUAL_APIC) + TPR_OFFSET);
+  }
+
+  readTprShadow(): number | undefined {
+    if (!this.primary(CpuBased.TPR_SHADOW)) return undefined;
+    const at = this.virtualTpr();
+    return at < 0 ? 0xf : this.unit.cpu.memory.u8[at] >> 4;
+  }
+
+  writeTprShadow(value: number): boolean {
+    if (!this.primary(CpuBased.TPR_SHADOW)) return false;
+    this.setVirtualTpr((value & 0xf) << 4);
+    return true;
+  }
+
+  /** TPR virtualization (SDM 3C 30.1.2): a TPR below the threshold exits behind the instruction. */
+  private setVirtualTpr(value: number): void {
+    const at = this.virtualTpr();
+    if (at >= 0) {
+      const { view } = this.unit.cpu.memory;
+      view.setUint32(at, value & 0xff, true);
+    }
+    if (value >> 4 < (this.vmcs.lo(TPR_THRESHOLD) & 0xf)) {
+      this.unit.state.tprBelow = true;
+      this.unit.cpu.attention();
+    }
+  }
+
+  get addressSpaceTag(): number {
+    return this.secondary(SecondaryExec.ENABLE_VPID) ? this.vmcs.lo(VPID) : 0;
+  }
+
+  get apicAccessPage(): number {
+    return this.secondary(SecondaryExec.VIRTUALIZE_APIC_ACCESSES) ? this.vmcs.address(APIC_ACCESS) : -1;
+  }
+
+  /** SDM 3C 30.4: the task priority is virtualized with TPR shadow; every other access exits. */
+  apicAccess(_pa: number, offset: number, size: number, write: boolean, linear: bigint): boolean {
+    const { cpu, state: data } = this.unit;
+    if (this.primary(CpuBased.TPR_SHADOW) && offset === TPR_OFFSET && size <= 4 && data.vectoring === null) {
+      if (write) {
+        this.setVirtualTpr(cpu.state.lo(Off.VALUE) & 0xff);
+        return true;
+      }
+      const at = this.virtualTpr();
+      cpu.state.setU64(Off.VALUE, at < 0 ? 0xffn : BigInt(cpu.memory.u8[at]));
+      return true;
+    }
+    const kind = data.vectoring !== null ? 3 : write ? 1 : 0;
+    this.exits.qualificationLo = (offset & 0xfff) | (kind << 12);
+    this.exits.setLinear(linear);
+    this.exits.rf = data.vectoring === null ? SavedRf.SET : SavedRf.KEEP;
+    return this.exits.exit(ExitReason.APIC_ACCESS);
+  }
+}
+
+/** `a` where the mask is 0, `b` where it is 1. */
+const blend = (a: bigint, b: bigint, mask: bigint): bigint => (a & ~mask) | (b & mask);
+
+/** General register of MOV CR. */
+const crRegister = (instruction: Instruction): number =>
+  instruction.operands.find((o) => o.kind === OperandKind.GPR)?.reg ?? 0;
