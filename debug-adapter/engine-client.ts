@@ -27,7 +27,10 @@ export class EngineClient {
     });
   }
 
-  request<M extends EngineMethod>(method: M, request: EngineRequests[M]["request"]): Promise<EngineRequests[M]["response"]> {
+  request<M extends EngineMethod>(
+    method: M,
+    request: EngineRequests[M]["request"],
+  ): Promise<EngineRequests[M]["response"]> {
     if (this.gone) return Promise.reject(new Error("the machine is gone"));
     const id = this.nextId++;
     return new Promise((resolve, reject) => {

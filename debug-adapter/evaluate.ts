@@ -52,14 +52,10 @@ export class Evaluate {
     const readOnly = args.context !== "repl" && args.context !== "variables";
     const result = await this.session.engine.request("evaluate", { vcpu, expression: text, readOnly });
     if (!readOnly && /[^=!<>]=[^=]/.test(text)) this.session.invalidate(["variables", "stacks"]);
-    return this.body(result, vcpu, args);
+    return this.body(result, args);
   }
 
-  private body(
-    result: EvaluateResult,
-    vcpu: number,
-    args: DebugProtocol.EvaluateArguments,
-  ): DebugProtocol.EvaluateResponse["body"] {
+  private body(result: EvaluateResult, args: DebugProtocol.EvaluateArguments): DebugProtocol.EvaluateResponse["body"] {
     if (typeof result.value === "string") return { result: result.value, variablesReference: 0 };
     const { value, width, signed, decoded, memory, assignable, help } = result;
     const format = this.variables.formatOf(args.format);
@@ -77,7 +73,9 @@ export class Evaluate {
     };
   }
 
-  private async completions(args: DebugProtocol.CompletionsArguments): Promise<DebugProtocol.CompletionsResponse["body"]> {
+  private async completions(
+    args: DebugProtocol.CompletionsArguments,
+  ): Promise<DebugProtocol.CompletionsResponse["body"]> {
     const { columnsStartAt1 } = this.session.client;
     const before = args.text.slice(0, Math.max(0, args.column - (columnsStartAt1 ? 1 : 0)));
     const word = /\$?[\w.]*$/.exec(before)?.[0] ?? "";
@@ -85,7 +83,8 @@ export class Evaluate {
     const vcpu = this.stack.vcpu(args.frameId);
     const { items } = await this.session.engine.request("completions", { vcpu, text: word.replace(/^\$/, "") });
     const place = { start: start + (columnsStartAt1 ? 1 : 0), length: word.length };
-    const commands = before.trim() === word && word !== "" ? Object.keys(this.commands).filter((c) => c.startsWith(word)) : [];
+    const commands =
+      before.trim() === word && word !== "" ? Object.keys(this.commands).filter((c) => c.startsWith(word)) : [];
     return {
       targets: [
         ...commands.map((label) => ({ label, detail: this.commands[label].help, type: "method" as const, ...place })),
@@ -96,8 +95,6 @@ export class Evaluate {
 
   private makeCommands(): Record<string, Command> {
     const { session } = this;
-    const request = session.engine;
-    void request;
     return {
       help: {
         usage: "help",
@@ -179,7 +176,10 @@ export class Evaluate {
           const place = await this.memory.resolve(address, vcpu);
           const rows = await this.disassembly.after(place, Math.min(count, 1000), context, token);
           return rows
-            .map((r) => `${r.address === context.linear ? "=>" : "  "} ${codeAddress(r.address)}  ${this.disassembly.text(r)}`)
+            .map(
+              (r) =>
+                `${r.address === context.linear ? "=>" : "  "} ${codeAddress(r.address)}  ${this.disassembly.text(r)}`,
+            )
             .join("\n");
         },
       },

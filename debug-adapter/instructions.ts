@@ -73,12 +73,14 @@ class StretchDecoder {
     const address = stretch.address + BigInt(offset);
     if (!stretch.readable[offset]) return { address, bytes: new Uint8Array(0), text: UNREADABLE, valid: false };
     const bytes = stretch.bytes.slice(offset, offset + Math.max(1, length));
-    if (length === 0) return { address, bytes, text: `.byte 0x${bytes[0].toString(16).padStart(2, "0")}`, valid: false };
+    if (length === 0)
+      return { address, bytes, text: `.byte 0x${bytes[0].toString(16).padStart(2, "0")}`, valid: false };
     formatter ??= makeFormatter();
     const text = formatter.format(instruction);
     const branch = instruction.nearBranchTarget;
     if (branch !== 0n) return { address, bytes, text, valid: true, target: codeBase + branch };
-    if (instruction.isIPRelMemoryOperand) return { address, bytes, text, valid: true, target: instruction.ipRelMemoryAddress };
+    if (instruction.isIpRelMemoryOperand)
+      return { address, bytes, text, valid: true, target: instruction.ipRelMemoryAddress };
     return { address, bytes, text, valid: true };
   }
 

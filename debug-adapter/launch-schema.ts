@@ -69,7 +69,7 @@ export const launchSchema = {
     kvm: {
       type: "object",
       additionalProperties: { type: ["boolean", "integer"] },
-      description: "Module parameters of the KVM model, such as { \"ept\": false }.",
+      description: 'Module parameters of the KVM model, such as { "ept": false }.',
     },
     serial: {
       type: "string",

@@ -98,14 +98,17 @@ function symbolFiles(value: unknown): SymbolFile[] {
   if (Array.isArray(value)) return value.flatMap(symbolFiles);
   if (typeof value === "string") return [{ path: value, slide: 0n }];
   const { path, slide } = value as { path?: unknown; slide?: unknown };
-  if (typeof path !== "string" || path === "") throw new Error('launch attribute "symbols" needs a "path" in every entry');
+  if (typeof path !== "string" || path === "")
+    throw new Error('launch attribute "symbols" needs a "path" in every entry');
   return [{ path, slide: parseSlide(slide ?? 0) }];
 }
 
 function parseSlide(value: unknown): bigint {
   const text = String(value);
   if (!/^-?(0[xX][0-9a-fA-F]+|[0-9]+)$/.test(text))
-    throw new Error(`launch attribute "symbols": slide must be a number such as "0x1000", not ${JSON.stringify(value)}`);
+    throw new Error(
+      `launch attribute "symbols": slide must be a number such as "0x1000", not ${JSON.stringify(value)}`,
+    );
   return text.startsWith("-") ? -BigInt(text.slice(1)) : BigInt(text);
 }
 
@@ -153,7 +156,9 @@ export async function readSymbols(
     try {
       table.add(configuration.program, readElf(program).symbols, 0n);
     } catch (error) {
-      warnings.push(`No symbols from ${configuration.program}: ${error instanceof Error ? error.message : String(error)}.`);
+      warnings.push(
+        `No symbols from ${configuration.program}: ${error instanceof Error ? error.message : String(error)}.`,
+      );
     }
   }
   for (const { path, slide } of configuration.symbols) {

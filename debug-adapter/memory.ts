@@ -63,22 +63,29 @@ export class Memory {
     return count - done;
   }
 
-  private async writeMemory(args: DebugProtocol.WriteMemoryArguments): Promise<DebugProtocol.WriteMemoryResponse["body"]> {
+  private async writeMemory(
+    args: DebugProtocol.WriteMemoryArguments,
+  ): Promise<DebugProtocol.WriteMemoryResponse["body"]> {
     const base = await this.resolve(args.memoryReference);
     const offset = args.offset ?? 0;
     const address = base.address + BigInt(offset);
     const bytes = fromBase64(args.data);
     const { space } = base;
-    if (address < 0n || address >= TOP) throw new Error(`${printReference(base)} + ${offset} is outside the address space`);
+    if (address < 0n || address >= TOP)
+      throw new Error(`${printReference(base)} + ${offset} is outside the address space`);
     if (!args.allowPartial) {
       const there = await this.read({ space, address }, bytes.length);
       if (there.length < bytes.length)
-        throw new Error(`only ${there.length} of ${bytes.length} bytes at ${printReference({ space, address })} are mapped`);
+        throw new Error(
+          `only ${there.length} of ${bytes.length} bytes at ${printReference({ space, address })} are mapped`,
+        );
     }
     const { engine } = this.session;
     const { written } = await engine.request("writeMemory", { space, vcpu: this.vcpu, address, bytes });
     if (written < bytes.length && !args.allowPartial)
-      throw new Error(`only ${written} of ${bytes.length} bytes could be written at ${printReference({ space, address })}`);
+      throw new Error(
+        `only ${written} of ${bytes.length} bytes could be written at ${printReference({ space, address })}`,
+      );
     if (this.session.client.memoryEvents && written > 0)
       this.session.event("memory", { memoryReference: args.memoryReference, offset, count: written });
     this.session.invalidate(["variables", "stacks"]);

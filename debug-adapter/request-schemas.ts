@@ -26,7 +26,10 @@ export const requestSchemas: Readonly<Record<string, Schema>> = {
   disconnect: object({ terminateDebuggee: boolean, restart: boolean }),
   cancel: object({ requestId: integer, progressId: string }),
   setBreakpoints: object(
-    { source, breakpoints: list(object({ line: integer, condition: string, hitCondition: string, logMessage: string }, "line")) },
+    {
+      source,
+      breakpoints: list(object({ line: integer, condition: string, hitCondition: string, logMessage: string }, "line")),
+    },
     "source",
   ),
   setFunctionBreakpoints: object(
@@ -36,7 +39,10 @@ export const requestSchemas: Readonly<Record<string, Schema>> = {
   setInstructionBreakpoints: object(
     {
       breakpoints: list(
-        object({ instructionReference: string, offset: integer, condition: string, hitCondition: string }, "instructionReference"),
+        object(
+          { instructionReference: string, offset: integer, condition: string, hitCondition: string },
+          "instructionReference",
+        ),
       ),
     },
     "breakpoints",
@@ -73,11 +79,13 @@ export const requestSchemas: Readonly<Record<string, Schema>> = {
   threads: anything,
   stackTrace: object({ threadId: integer, startFrame: count, levels: count, format }, "threadId"),
   scopes: object({ frameId: integer }, "frameId"),
-  variables: object(
-    { variablesReference: integer, start: count, count, format, filter: string },
+  variables: object({ variablesReference: integer, start: count, count, format, filter: string }, "variablesReference"),
+  setVariable: object(
+    { variablesReference: integer, name: string, value: string, format },
     "variablesReference",
+    "name",
+    "value",
   ),
-  setVariable: object({ variablesReference: integer, name: string, value: string, format }, "variablesReference", "name", "value"),
   setExpression: object({ expression: string, value: string, frameId: integer, format }, "expression", "value"),
   evaluate: object({ expression: string, frameId: integer, context: string, format }, "expression"),
   completions: object({ text: string, column: integer, line: integer, frameId: integer }, "text", "column"),

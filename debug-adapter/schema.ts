@@ -84,8 +84,7 @@ function checkString(value: string, schema: Schema, name: string): string[] {
 
 function checkObject(value: Record<string, unknown>, schema: Schema, name: string): string[] {
   const problems: string[] = [];
-  for (const key of schema.required ?? [])
-    if (value[key] === undefined) problems.push(`${name} needs "${key}"`);
+  for (const key of schema.required ?? []) if (value[key] === undefined) problems.push(`${name} needs "${key}"`);
   for (const [key, part] of Object.entries(value)) {
     if (part === undefined) continue;
     const known = schema.properties && Object.hasOwn(schema.properties, key) ? schema.properties[key] : undefined;

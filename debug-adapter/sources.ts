@@ -24,6 +24,8 @@ interface Script {
 
 /** Storeys whose frames tell the story of an exit. */
 const MODEL = /^engine\/(kvm|machine|devices|cpu\/vmx|cpu\/svm)\//;
+/** The machine's own tracer stands between the model and the debugger; it is no part of the story. */
+const TRACER = "engine/machine/create.ts";
 const decoder = new TextDecoder();
 
 export class ModelSources {
@@ -46,7 +48,7 @@ export class ModelSources {
     const found = originalPositionFor(script.map, { line: frame.line, column: Math.max(0, frame.column - 1) });
     if (found.source === null || found.line === null) return undefined;
     const file = projectPath(found.source);
-    if (!MODEL.test(file)) return undefined;
+    if (!MODEL.test(file) || (file === TRACER && frame.functionName === "hit")) return undefined;
     const source = await this.source(script, found.source, file);
     return { name: frame.functionName, file, line: found.line, column: (found.column ?? 0) + 1, source };
   }

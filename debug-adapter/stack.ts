@@ -172,7 +172,8 @@ export class Stack {
     const atStart = here?.offset === 0n && here.symbol.kind === "function";
     const endbr = code[0] === 0xf3 && code[1] === 0x0f && code[2] === 0x1e;
     if (code[0] === PUSH_RBP || endbr || atStart || code[0] === 0xc3 || code[0] === 0xc2) return stack;
-    const before = linear > 0n ? await this.memory.read({ space: "gva", address: linear - 1n }, 1, vcpu) : new Uint8Array(0);
+    const before =
+      linear > 0n ? await this.memory.read({ space: "gva", address: linear - 1n }, 1, vcpu) : new Uint8Array(0);
     const moves = (code[0] === 0x48 && code[1] === 0x89 && code[2] === 0xe5) || (code[0] === 0x89 && code[1] === 0xe5);
     return before[0] === PUSH_RBP && moves ? stack + BigInt(size) : undefined;
   }

@@ -63,7 +63,11 @@ export class FrameReader {
       return false;
     }
     const text = String.fromCharCode(...this.buffer.subarray(Math.max(0, end - MAX_HEADER), end));
-    const match = /(?:^|\n)Content-Length:[ \t]*([0-9]+)[ \t]*(?:\r|$)/i.exec(text);
+    // After garbage a header need not begin a line.
+    const header = this.skipping
+      ? /Content-Length:[ \t]*([0-9]+)[ \t]*(?:\r|$)/i
+      : /(?:^|\n)Content-Length:[ \t]*([0-9]+)[ \t]*(?:\r|$)/i;
+    const match = header.exec(text);
     this.buffer = this.buffer.subarray(end + 4);
     const length = match ? Number(match[1]) : -1;
     if (!match || length > MAX_BODY) {

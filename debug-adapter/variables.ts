@@ -1,9 +1,9 @@
 /** Scopes and variables: registers in groups, the VMCS with decoded bits, kvm_run, details of the trace point stopped at. */
 import type { DebugProtocol } from "@vscode/debugprotocol";
-import type { FieldValue, VmcsFieldValue } from "../engine/debug/api";
 import type { BitField, RegisterGroup } from "../engine/cpu/registers";
-import type { NumberFormat } from "./custom-protocol";
+import type { FieldValue, VmcsFieldValue } from "../engine/debug/api";
 import { type Handlers, type SessionContext, vcpuOf } from "./context";
+import type { NumberFormat } from "./custom-protocol";
 import { codeAddress } from "./disassembly";
 import { formatValue, printReference } from "./format";
 import type { Memory } from "./memory";
@@ -104,7 +104,8 @@ export class Variables {
     for (const [group, title] of GROUP_TITLES) {
       const count = fields.filter((f) => f.row.group === group).length;
       if (count > 0) scope(title, group !== "general", () => this.registerItems(vcpu, group), count);
-      if (group === "general" && fields.some((f) => f.name === "rflags")) scope("Flags", true, () => this.flagItems(vcpu));
+      if (group === "general" && fields.some((f) => f.name === "rflags"))
+        scope("Flags", true, () => this.flagItems(vcpu));
     }
     if (hasVmcs) scope("VMCS", true, () => this.vmcsItems(vcpu));
     if (run) scope("kvm_run", true, () => this.kvmRunItems(vcpu), Object.keys(run.fields).length);
@@ -219,7 +220,9 @@ export class Variables {
     };
   }
 
-  private async setVariable(args: DebugProtocol.SetVariableArguments): Promise<DebugProtocol.SetVariableResponse["body"]> {
+  private async setVariable(
+    args: DebugProtocol.SetVariableArguments,
+  ): Promise<DebugProtocol.SetVariableResponse["body"]> {
     const container = this.containers.get(args.variablesReference);
     if (!container) throw new Error("these values are no longer there: the machine has moved on");
     const item = (await container.items()).find((i) => i.name === args.name);
@@ -228,7 +231,9 @@ export class Variables {
     return this.assign(container.vcpu, item.expression, args.value, this.formatOf(args.format), item.bits);
   }
 
-  private async setExpression(args: DebugProtocol.SetExpressionArguments): Promise<DebugProtocol.SetExpressionResponse["body"]> {
+  private async setExpression(
+    args: DebugProtocol.SetExpressionArguments,
+  ): Promise<DebugProtocol.SetExpressionResponse["body"]> {
     return this.assign(this.stack.vcpu(args.frameId), args.expression, args.value, this.formatOf(args.format));
   }
 
@@ -240,7 +245,8 @@ export class Variables {
     bits?: readonly BitField[],
   ): Promise<DebugProtocol.SetVariableResponse["body"]> {
     // What a value looks like in the view ("0x80000011 PG|PE") may come back edited: the words are not part of it.
-    const plain = /^\s*(-?(?:0[xX][0-9a-fA-F_]+|0[bB][01_]+|[0-9]+))(?:\s+[A-Z_][\w|=. -]*)?\s*$/.exec(value)?.[1] ?? value;
+    const plain =
+      /^\s*(-?(?:0[xX][0-9a-fA-F_]+|0[bB][01_]+|[0-9]+))(?:\s+[A-Z_][\w|=. -]*)?\s*$/.exec(value)?.[1] ?? value;
     const result = await this.session.engine.request("evaluate", { vcpu, expression: `${target} = (${plain})` });
     this.session.invalidate(["variables", "stacks"]);
     if (typeof result.value === "string") return { value: result.value };

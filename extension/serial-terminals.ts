@@ -100,7 +100,7 @@ export class SerialTerminals implements vscode.Disposable {
     if (present) return present;
     // A finished session's terminal of the same name makes room.
     for (const [other, { terminal, sessionId }] of this.open) {
-      const over = this.sessions.state({ id: sessionId } as vscode.DebugSession) === undefined;
+      const over = this.sessions.state({ id: sessionId }) === undefined;
       if (over && terminal.name === this.nameOf(session, port)) {
         this.open.delete(other);
         terminal.dispose();

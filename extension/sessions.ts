@@ -85,7 +85,7 @@ export class Sessions implements vscode.Disposable {
     return session?.type === DEBUG_TYPE ? session : undefined;
   }
 
-  state(session: vscode.DebugSession): SessionState | undefined {
+  state(session: { readonly id: string }): SessionState | undefined {
     return this.states.get(session.id);
   }
 

@@ -69,18 +69,19 @@ export function spaced(value: string): string {
 /** The bit table of a field, in Markdown, for its tooltip. */
 export function fieldTooltip(node: FieldNode): string {
   const { field, before } = node;
-  const escape = (text: string): string => text.replace(/[\\`*_{}[\]()#+\-!|<>]/g, "\\$&");
-  const lines = [`**${escape(field.name)}** = \`${spaced(String(field.value))}\``];
+  const plain = (text: string): string => text.replace(/[\\`*_{}[\]()#+\-!|<>]/g, "\\$&");
+  const lines = [`**${plain(field.name)}** = \`${spaced(String(field.value))}\``];
   if (before !== undefined) lines.push(`was \`${spaced(before)}\``);
-  if (field.help) lines.push(escape(field.help));
+  if (field.help) lines.push(plain(field.help));
   if (field.bits.length > 0) {
     const rows = field.bits.map(
-      (b) => `| ${bitRange(b)} | ${escape(b.name)} | \`${b.value}\`${b.text ? ` ${escape(b.text)}` : ""} | ${escape(b.help)} |`,
+      (b) =>
+        `| ${bitRange(b)} | ${plain(b.name)} | \`${b.value}\`${b.text ? ` ${plain(b.text)}` : ""} | ${plain(b.help)} |`,
     );
     lines.push(["| Bits | Name | Value | |", "|---:|---|---|---|", ...rows].join("\n"));
   }
   const width = field.width > 0 ? `${field.width} bits` : "";
   const where = [width, field.section ? `SDM ${field.section}` : ""].filter((s) => s !== "").join(", ");
-  if (where) lines.push(escape(where));
+  if (where) lines.push(plain(where));
   return lines.join("\n\n");
 }

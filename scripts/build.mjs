@@ -2,8 +2,7 @@
 //
 // Names are kept and nothing is minified: the KVM model's own JavaScript frames are part of what a user sees when a guest
 // stops inside a VM exit, and source maps (with their sources inside) lead from them to the TypeScript.
-import { readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { build } from "esbuild";
 import { root } from "./lib/dependencies.mjs";
@@ -53,19 +52,31 @@ export const bundles = [
   { ...node, entryPoints: ["extension/node.ts"], outfile: "dist/extension.js", external: ["vscode"] },
   { ...web, entryPoints: ["extension/web.ts"], outfile: "dist/web/extension.js", external: ["vscode"] },
   { ...node, entryPoints: ["debug-adapter/main.ts"], outfile: "dist/adapter.js" },
+  { ...node, entryPoints: ["debug-adapter/demo.ts"], outfile: "dist/demo.js" },
   { ...node, entryPoints: ["engine/debug/worker-node.ts"], outfile: "dist/engine-worker.js" },
-  { ...web, format: /** @type {const} */ ("iife"), entryPoints: ["engine/debug/worker-web.ts"], outfile: "dist/web/engine-worker.js" },
+  {
+    ...web,
+    format: /** @type {const} */ ("iife"),
+    entryPoints: ["engine/debug/worker-web.ts"],
+    outfile: "dist/web/engine-worker.js",
+  },
   { ...node, entryPoints: ["cli/main.ts"], outfile: "dist/cli.js", banner: { js: "#!/usr/bin/env node" } },
 ];
 
-/** Builds everything. */
+/** Builds everything. @throws Error naming the bundles that could not be built, after trying all of them */
 export async function buildAll() {
-  rmSync(join(root, "dist"), { recursive: true, force: true });
-  await Promise.all(bundles.map((options) => build(options)));
+  const results = await Promise.allSettled(bundles.map((options) => build(options)));
+  const failed = bundles.filter((_, i) => results[i].status === "rejected").map((options) => options.outfile);
+  if (failed.length > 0) throw new Error(`these bundles could not be built: ${failed.join(", ")}`);
 }
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
   const started = process.hrtime.bigint();
-  await buildAll();
+  try {
+    await buildAll();
+  } catch (error) {
+    console.error(error instanceof Error ? error.message : error);
+    process.exit(1);
+  }
   console.log(`built ${bundles.length} bundles in ${Number((process.hrtime.bigint() - started) / 1_000_000n)} ms`);
 }

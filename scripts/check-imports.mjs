@@ -29,8 +29,13 @@ export const storeys = [
 export const pureTables = [
   "engine/clock.ts",
   "engine/trace.ts",
+  "engine/memory/layout.ts",
   "engine/debug/api.ts",
+  "engine/debug/pump.ts",
   "engine/cpu/registers.ts",
+  "engine/cpu/state.ts",
+  "engine/cpu/vmx/bits.ts",
+  "engine/cpu/vmx/controls.ts",
   "engine/cpu/vmx/fields.ts",
   "engine/cpu/vmx/exit-reasons.ts",
 ];
@@ -52,9 +57,10 @@ export function importsOf(source) {
   const found = [];
   for (const match of plain.matchAll(importPattern)) {
     const clause = match[3] ?? "";
-    const names = /^\{([^}]*)\}\s*(?:from\s*)$/.exec(clause.trim() + " ")?.[1];
-    const allTypes = names !== undefined && names.split(",").every((n) => n.trim() === "" || /^type\s/.test(n.trim()));
-    found.push({ specifier: match[4], typeOnly: match[2] !== undefined || (allTypes && names?.trim() !== "") });
+    const names = /^\{([^}]*)\}\s*from\s*$/.exec(clause)?.[1] ?? "";
+    const listed = names.split(",").filter((name) => name.trim() !== "");
+    const allTypes = listed.length > 0 && listed.every((name) => /^\s*type\s/.test(name));
+    found.push({ specifier: match[4], typeOnly: match[2] !== undefined || allTypes });
   }
   for (const match of plain.matchAll(dynamicPattern)) found.push({ specifier: match[1], typeOnly: false });
   return found;
@@ -81,7 +87,8 @@ export function violations(files) {
     const entry = workerEntries.test(file);
     for (const { specifier, typeOnly } of importsOf(source)) {
       if (!specifier.startsWith(".")) {
-        if (inEngine && !entry) found.push(`${file} imports ${specifier}: the engine uses no platform module and no package`);
+        if (inEngine && !entry)
+          found.push(`${file} imports ${specifier}: the engine uses no platform module and no package`);
         else if (specifier === "vscode" && !file.startsWith("extension/"))
           found.push(`${file} imports vscode: only extension/ may`);
         continue;
@@ -101,14 +108,22 @@ export function violations(files) {
       if (to.path !== from.path && to.rank >= from.rank)
         found.push(`${file} imports ${target}: ${from.path} may only import storeys below it, not ${to.path}`);
       if (typeOnly) continue;
-      if (inEngine === false && target.startsWith("engine/") && !file.startsWith("cli/") && !pureTables.includes(target))
+      if (
+        inEngine === false &&
+        target.startsWith("engine/") &&
+        !file.startsWith("cli/") &&
+        !pureTables.includes(target)
+      )
         found.push(`${file} imports code of ${target}: the engine runs in a worker; import its types or a pure table`);
       if (pureTables.includes(file) && !pureTables.includes(target))
         found.push(`${file} is a pure table and imports code of ${target}, which is not`);
     }
     if (inEngine && !entry) {
       const code = source.replace(/\/\*[\s\S]*?\*\//g, "").replace(/\/\/.*$/gm, "");
-      const clock = /\b(Date\.now|new Date\b|Math\.random|performance\.now|setTimeout|setInterval|queueMicrotask|crypto\.getRandomValues)/.exec(code);
+      const clock =
+        /\b(Date\.now|new Date\b|Math\.random|performance\.now|setTimeout|setInterval|queueMicrotask|crypto\.getRandomValues)/.exec(
+          code,
+        );
       if (clock) found.push(`${file} uses ${clock[1]}: the engine knows virtual time only and is deterministic`);
     }
   }

@@ -24,7 +24,13 @@ export class SymbolTable {
     const added = symbols
       .filter((s) => s.name !== "" && !s.name.startsWith(".L"))
       .sort((a, b) => BINDING[a.binding] - BINDING[b.binding])
-      .map(({ name, address, size, kind }) => ({ name, address: BigInt.asUintN(64, address + slide), size, kind, file }));
+      .map(({ name, address, size, kind }) => ({
+        name,
+        address: BigInt.asUintN(64, address + slide),
+        size,
+        kind,
+        file,
+      }));
     for (const symbol of added) if (!this.byName.has(symbol.name)) this.byName.set(symbol.name, symbol);
     // A stable sort: of equals, functions first, then global before local.
     this.sorted = [...this.sorted, ...added].sort((a, b) =>
@@ -59,7 +65,8 @@ export class SymbolTable {
       const first = this.firstAt(i);
       const symbol = this.sorted[first];
       const offset = address - symbol.address;
-      if (symbol.size > 0n ? offset < symbol.size : offset === 0n || this.reaches(i, address)) return { symbol, offset };
+      if (symbol.size > 0n ? offset < symbol.size : offset === 0n || this.reaches(i, address))
+        return { symbol, offset };
       i = first;
     }
     return undefined;
@@ -72,11 +79,18 @@ export class SymbolTable {
     return i;
   }
 
-  /** A label without a size covers what lies between it and the next symbol. */
+  /** A label without a size covers what lies between it and the next symbol, but stays inside the function it lies in. */
   private reaches(index: number, address: bigint): boolean {
+    const label = this.sorted[index];
+    if (address - label.address >= UNSIZED_REACH) return false;
     const next = this.sorted[index + 1];
-    const end = next ? next.address : this.sorted[index].address + UNSIZED_REACH;
-    return address < end && address - this.sorted[index].address < UNSIZED_REACH;
+    if (next && address >= next.address) return false;
+    for (let i = index - 1; i >= 0 && i > index - 32; i--) {
+      const around = this.sorted[i];
+      if (around.size > 0n)
+        return label.address >= around.address + around.size || address < around.address + around.size;
+    }
+    return true;
   }
 
   /** `name`, `name+0x10`, or "" when nothing is known of the address. */

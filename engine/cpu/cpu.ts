@@ -85,6 +85,13 @@ export interface Mmu {
   write(linear: bigint, size: number, value: bigint, supervisor?: boolean): void;
   /** Checks that a write of `size` bytes would be allowed, for instructions that must fault before they change anything. */
   checkWrite(linear: bigint, size: number, supervisor?: boolean): void;
+  /**
+   * Loads the PDPTE registers of PAE paging from the table at `cr3` (SDM 3A 4.4.1).
+   * @returns false, with nothing changed, when a present entry has reserved bits set
+   */
+  loadPdptes(cr3: bigint): boolean;
+  /** Drops the translations of one PCID of the current address space tag (MOV to CR3; 0 without PCIDs). */
+  invalidatePcid(pcid: number): void;
   /** INVLPG: drops one page of the current context (and its global entries). */
   invalidatePage(linear: bigint): void;
   /** Drops every non-global entry (`globals` false) or every entry of the current address space tag. */

@@ -26,8 +26,9 @@ export interface GuestMode {
   interceptInstruction(what: SimpleIntercept, instruction: Instruction, linear?: bigint): void;
   /**
    * MOV CR, CLTS, LMSW, SMSW.
-   * @param value what would be written ("mov-to", "lmsw"); 0n otherwise
-   * @returns the value the instruction really writes or reads: guest/host masks and read shadows applied (SDM 3C 26.3)
+   * @param value what would be written ("mov-to"), the 16-bit source ("lmsw"); 0n otherwise
+   * @returns the value the instruction really writes or reads: guest/host masks and read shadows applied (SDM 3C 26.3).
+   *   For "clts" and "lmsw" that is the whole new CR0.
    */
   interceptCr(cr: number, access: CrAccess, value: bigint, instruction: Instruction, linear?: bigint): bigint;
   interceptDr(dr: number, write: boolean, instruction: Instruction): void;
@@ -35,14 +36,25 @@ export interface GuestMode {
   interceptIo(port: number, size: number, input: boolean, instruction: Instruction, linear?: bigint): void;
   interceptMsr(index: number, write: boolean, instruction: Instruction): void;
   interceptInvlpg(linear: bigint, instruction: Instruction): void;
-  /** @param source what started it, numbered as in the exit qualification (SDM 3C table 28-2): 0 CALL, 1 IRET, 2 JMP, 3 gate */
-  interceptTaskSwitch(selector: number, source: number): void;
+  /**
+   * @param source what started it, numbered as in the exit qualification (SDM 3C table 28-2): 0 CALL, 1 IRET, 2 JMP, 3 gate
+   * @param instructionLength bytes of the instruction that started it; 0 for events that are not instructions
+   */
+  interceptTaskSwitch(selector: number, source: number, instructionLength?: number): void;
   /**
    * An exception is about to be delivered (already after contributory checks, before double-fault promotion).
    * @param error error code where the vector has one
    * @param extra CR2 or DR6 bits; not yet in the registers
+   * @param software raised by INT1, INT3 or INTO
+   * @param instructionLength bytes of that instruction
    */
-  interceptException(vector: number, error: number | undefined, extra: bigint, software: boolean): void;
+  interceptException(
+    vector: number,
+    error: number | undefined,
+    extra: bigint,
+    software: boolean,
+    instructionLength?: number,
+  ): void;
   interceptTripleFault(): void;
   /** An external interrupt is pending and would be recognised. Returns true when it must be delivered by the IDT now. */
   interceptExternalInterrupt(): boolean;

@@ -67,6 +67,8 @@ export interface Refusal {
 
 /** How to go on from a stop. */
 export type Resume =
+  /** The first run: a breakpoint at the entry point stops at once. */
+  | { readonly kind: "start" }
   | { readonly kind: "continue" }
   /** To the next guest instruction of `vcpu`, over VM exits, calls, repeats and interrupts. */
   | { readonly kind: "next"; readonly vcpu: number }

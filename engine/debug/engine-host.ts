@@ -32,6 +32,8 @@ import { type EngineSymbol, SymbolIndex } from "./symbols";
 /** Instructions between two looks at the commands: a few milliseconds of real time. */
 const SLICE = 200_000;
 const MAX_READ = 1 << 24;
+/** Bytes of serial output gathered before they are sent within a slice. */
+const MAX_SERIAL = 1 << 16;
 
 export type CreateMachine = (config: MachineConfig, environment: MachineEnvironment) => Machine;
 
@@ -53,6 +55,7 @@ export class EngineHost {
   private busy = false;
   private readonly tracer: Tracer = { armed: 0, hit: (point) => this.hit(point) };
   private readonly handlers: Handlers;
+  private serial: { port: number; parts: Uint8Array[]; length: number } = { port: 0, parts: [], length: 0 };
 
   constructor(
     private readonly post: (message: FromEngine) => void,
@@ -77,14 +80,22 @@ export class EngineHost {
     }
   }
 
+  /** The machine runs, but only a command or typed input can make something happen. */
+  get idle(): boolean {
+    return this.running && this.machine?.waitingForInput === true;
+  }
+
   /** One slice of the running machine, with the commands that have arrived. */
   slice(): void {
     const { machine } = this;
     if (!machine || !this.running) return;
     try {
+      if (this.idle && !this.pauseAsked && this.pump.blocking) this.command(this.pump.wait());
+      if (this.closed) return;
       this.readCommands();
       if (!this.running) return;
       machine.run(SLICE);
+      this.flushSerial();
       this.readCommands();
     } catch (thrown) {
       this.thrown(thrown);
@@ -114,7 +125,30 @@ export class EngineHost {
   }
 
   private event(event: EngineEvent): void {
+    this.flushSerial();
     this.post(event);
+  }
+
+  /** Serial output is gathered, so that a talkative guest does not bury the adapter under messages. */
+  private onSerial(port: number, bytes: Uint8Array): void {
+    if (port !== this.serial.port) this.flushSerial();
+    this.serial.port = port;
+    this.serial.parts.push(bytes);
+    this.serial.length += bytes.length;
+    if (this.serial.length >= MAX_SERIAL) this.flushSerial();
+  }
+
+  private flushSerial(): void {
+    const { port, parts, length } = this.serial;
+    if (length === 0) return;
+    const bytes = new Uint8Array(length);
+    let at = 0;
+    for (const part of parts) {
+      bytes.set(part, at);
+      at += part.length;
+    }
+    this.serial = { port, parts: [], length: 0 };
+    this.post({ event: "serial", port, bytes });
   }
 
   private readCommands(): void {
@@ -208,7 +242,7 @@ export class EngineHost {
     if (this.machine) throw new Error("this engine has a machine already");
     const machine = this.create(request, {
       trace: this.tracer,
-      serialOutput: (port, bytes) => this.event({ event: "serial", port, bytes }),
+      serialOutput: (port, bytes) => this.onSerial(port, bytes),
     });
     this.machine = machine;
     this.stops = new Stops({
@@ -227,7 +261,7 @@ export class EngineHost {
   private resume(request: Resume): Record<string, never> {
     if (this.phase === "ended") throw new Error("the guest has ended: restart the session to run it again");
     if (this.phase !== "stopped" || !this.stops) throw new Error("the machine is not stopped");
-    if (request.kind !== "continue") this.vcpu(request.vcpu);
+    if ("vcpu" in request) this.vcpu(request.vcpu);
     this.stops.resume(request, this.point, this.stoppedVcpu);
     this.point = null;
     this.phase = "running";

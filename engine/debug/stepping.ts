@@ -65,7 +65,7 @@ export class Step {
    */
   constructor(
     private readonly environment: StepEnvironment,
-    resume: Exclude<Resume, { kind: "continue" }>,
+    resume: Exclude<Resume, { kind: "continue" | "start" }>,
     at: TracePoint | null,
   ) {
     const { machine } = environment;

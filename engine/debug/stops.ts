@@ -70,8 +70,8 @@ export class Stops {
   resume(resume: Resume, at: TracePoint | null, vcpu: number): void {
     this.endStep();
     const view = this.environment.machine.vcpus[vcpu];
-    this.left = { vcpu, linear: codeContext(view).linear, retired: view.retired };
-    if (resume.kind !== "continue") {
+    this.left = resume.kind === "start" ? null : { vcpu, linear: codeContext(view).linear, retired: view.retired };
+    if (resume.kind !== "continue" && resume.kind !== "start") {
       const { machine } = this.environment;
       this.step = new Step({ machine, goalChanged: () => this.goalChanged() }, resume, at);
       this.goalChanged();

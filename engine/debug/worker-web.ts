@@ -74,7 +74,7 @@ function serveFromEvents(): void {
   const go = (): void => {
     if (host.running) {
       host.slice();
-      turn.port2.postMessage(0);
+      if (!host.idle) turn.port2.postMessage(0);
     } else for (let m = pump.poll(); m; m = pump.poll()) host.command(m);
     if (host.closed) worker.close();
   };

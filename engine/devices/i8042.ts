@@ -99,7 +99,7 @@ export class I8042 implements Stateful<I8042State> {
 
   private readData(): number {
     const s = this.state;
-    const value = s.output < 0 ? 0 : s.output;
+    const value = Math.max(s.output, 0);
     s.output = -1;
     this.update();
     this.refill();

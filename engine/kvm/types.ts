@@ -285,14 +285,16 @@ export interface VcpuVmxState {
   pleWindow: number;
   pleWindowDirty: boolean;
   softVnmiBlocked: boolean;
-  spec: bigint;
   /** Shadow copies of VMCS controls (vmcs_controls_shadow). */
   controls: { vmEntry: number; vmExit: number; pin: number; exec: number; secondaryExec: number };
-  /** Segment cache (vmx->segment_cache). */
-  segmentBitmask: number;
+  /** Cached access rights of CS (vmx->segment_cache), -1 when not read since the last exit. */
+  csAr: number;
+  /** Virtual-APIC page: holds TPR while the guest runs with the TPR shadow. */
   virtualApicPage: number;
-  /** rmode: vm86_active never happens with unrestricted guest. */
-  vm86Active: boolean;
+  /** loaded_vmcs->nmi_known_unmasked. */
+  nmiKnownUnmasked: boolean;
+  /** Processor MSRs hold the guest's values (guest_uret_msrs_loaded). */
+  guestUretMsrsLoaded: boolean;
 }
 
 /** Where KVM_RUN left off when it yielded. */

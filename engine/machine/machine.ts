@@ -63,8 +63,13 @@ export interface Machine {
   readonly vcpus: readonly VcpuView[];
   /** The machine has ended; `run` does nothing more. */
   readonly ending: Ending | null;
+  /** Everything is halted and only input can go on: `run` comes back without doing anything until there is some. */
+  readonly waitingForInput: boolean;
 
-  /** Runs about `instructions` instructions in all (less when it ends). Deterministic: slicing never changes anything. */
+  /**
+   * Runs up to `instructions` instructions in all: less when it ends, or when halted processors skip as much time as these
+   * would take. Deterministic: slicing never changes anything.
+   */
   run(instructions: number): void;
   /** Bytes typed at the first serial port. They arrive at the current instruction count. */
   serialInput(bytes: Uint8Array): void;
@@ -98,4 +103,6 @@ export interface MachineEnvironment {
   readonly trace: import("../trace").Tracer;
   /** Bytes the guest wrote to its serial port `index`. */
   serialOutput(index: number, bytes: Uint8Array): void;
+  /** Bytes the guest wrote to a debug console port (0xe9, 0x402). */
+  debugOutput?(bytes: Uint8Array): void;
 }

@@ -29,7 +29,7 @@ async function installOnce(folder, packages, flags = []) {
   writeFileSync(mark, packages.join("\n"));
 }
 
-/** @returns {string} the Node 24 binary, inside `folder` */
+/** @param {string} folder @returns {string} the Node 24 binary inside it */
 function nodeBinary(folder) {
   return join(folder, "node_modules", `node-${process.platform}-${process.arch}`, "bin", "node");
 }
@@ -63,7 +63,12 @@ export async function codeServer() {
 
 /** @returns {string} a chromium on this machine */
 export function chromium() {
-  const candidates = [process.env.CHROMIUM ?? "", "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+  const candidates = [
+    process.env.CHROMIUM ?? "",
+    "/usr/bin/chromium",
+    "/usr/bin/chromium-browser",
+    "/usr/bin/google-chrome",
+  ];
   const found = candidates.find((path) => path !== "" && existsSync(path));
   if (!found) {
     throw new Error("No chromium found. Install Debian's package `chromium`, or set CHROMIUM to the path of a Chrome.");

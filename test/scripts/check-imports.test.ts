@@ -46,8 +46,12 @@ describe("imports point downwards only (ARCHITECTURE.md)", () => {
       "engine/cpu/vmx/fields.ts": "export const fields = [];\n",
     };
     expect(check({ ...engine, "debug-adapter/a.ts": 'import type { Cpu } from "../engine/cpu/cpu";\n' })).toEqual([]);
-    expect(check({ ...engine, "debug-adapter/a.ts": 'import { fields } from "../engine/cpu/vmx/fields";\n' })).toEqual([]);
-    expect(check({ ...engine, "debug-adapter/a.ts": 'import { CpuFault } from "../engine/cpu/cpu";\n' })).toHaveLength(1);
+    expect(check({ ...engine, "debug-adapter/a.ts": 'import { fields } from "../engine/cpu/vmx/fields";\n' })).toEqual(
+      [],
+    );
+    expect(check({ ...engine, "debug-adapter/a.ts": 'import { CpuFault } from "../engine/cpu/cpu";\n' })).toHaveLength(
+      1,
+    );
   });
 
   test("the engine reads no wall clock and no random numbers", () => {

@@ -103,7 +103,7 @@ export class PagingMmu implements Mmu {
       return this.raise(Vector.AC, 0, 0, 0);
     }
     if ((lo & 0xfff) + size > 4096) return this.slow();
-    if (this.walker.control & Control.LMA && !this.isCanonical(hi, lo)) return this.raise(Vector.GP, 0, 0, 0);
+    if (this.walker.control & Control.LMA && !this.isCanonical(hi)) return this.raise(Vector.GP, 0, 0, 0);
     const walker = this.walker;
     if (!walker.walk(lo, hi, access, this.user, this.smap)) return this.raise(Vector.PF, walker.error, lo, hi);
     const pa = walker.physical;
@@ -145,7 +145,7 @@ export class PagingMmu implements Mmu {
   }
 
   /** Canonical for the current paging mode: 48 bits, or 57 with CR4.LA57 (SDM 1 3.3.7.1). */
-  private isCanonical(hi: number, _lo: number): boolean {
+  private isCanonical(hi: number): boolean {
     const top = hi >> (this.walker.control & Control.LA57 ? 24 : 15);
     return top === 0 || top === -1;
   }
@@ -164,7 +164,7 @@ export class PagingMmu implements Mmu {
   /** Walks or faults for TypeScript. `implicit`: an access of the processor itself, supervisor whatever CPL is. */
   private locate(lo: number, hi: number, access: Access, implicit: boolean): number {
     const walker = this.walker;
-    if (walker.control & Control.LMA && !this.isCanonical(hi, lo)) throw new CpuFault(Vector.GP, 0);
+    if (walker.control & Control.LMA && !this.isCanonical(hi)) throw new CpuFault(Vector.GP, 0);
     const user = !implicit && this.user;
     // RFLAGS.AC does not lift SMAP from implicit accesses (SDM 3A 4.6.1).
     const smap = implicit ? (walker.control & Control.SMAP) !== 0 : this.smap;
@@ -188,7 +188,7 @@ export class PagingMmu implements Mmu {
     this.split64[0] = linear;
     const lo = this.split32[0];
     const hi = this.split32[1];
-    if (this.walker.control & Control.LMA && !this.isCanonical(hi, lo)) return -1;
+    if (this.walker.control & Control.LMA && !this.isCanonical(hi)) return -1;
     return this.walker.probe(lo, hi);
   }
 

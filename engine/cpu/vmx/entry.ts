@@ -56,10 +56,10 @@ const OTHER_EVENT = 7;
 
 export function enterGuest(unit: VmxUnit, resume: boolean): VmxResult {
   const { cpu, vmcs, state: data } = unit;
-  if (cpu.state.lo(Off.INHIBIT) & Inhibit.MOV_SS) return unit.fail(VmError.ENTRY_EVENTS_BLOCKED_BY_MOV_SS);
+  if (cpu.state.lo(Off.INHIBIT) & Inhibit.MOV_SS) return unit.failure(VmError.ENTRY_EVENTS_BLOCKED_BY_MOV_SS);
   const launched = vmcs.lo(LaunchWord) !== 0;
   if (resume !== launched) {
-    return unit.fail(resume ? VmError.VMRESUME_NONLAUNCHED_VMCS : VmError.VMLAUNCH_NONCLEAR_VMCS);
+    return unit.failure(resume ? VmError.VMRESUME_NONLAUNCHED_VMCS : VmError.VMLAUNCH_NONCLEAR_VMCS);
   }
   const failed = firstFailure(unit.checks, data.written | Reads.OUTSIDE);
   if (failed !== null) return refuse(unit, failed);
@@ -101,7 +101,7 @@ function refuse(unit: VmxUnit, failed: EntryCheck): VmxResult {
   }
   const error =
     failed.group === "control" ? VmError.ENTRY_INVALID_CONTROL_FIELD : VmError.ENTRY_INVALID_HOST_STATE_FIELD;
-  const result = unit.fail(error);
+  const result = unit.failure(error);
   unit.traceEntryFailure(`VM-instruction error ${error}: ${message}`, -1);
   return result;
 }
@@ -180,9 +180,9 @@ function loadGuest(unit: VmxUnit): void {
     unit.ept.setPointer(vmcs.lo(W.EPTP), vmcs.hi(W.EPTP));
     cpu.secondStage = unit.ept;
   }
-  cpu.contextChanged();
   // Without VPIDs every transition drops the linear translations (SDM 3C 29.4.3.3).
-  if (!(secondary & SecondaryExec.ENABLE_VPID)) cpu.mmu.invalidateAll(true);
+  if (!(secondary & SecondaryExec.ENABLE_VPID)) cpu.mmu.invalidateTagged({ vpid: 0 });
+  cpu.contextChanged();
 }
 
 function loadPdptes(unit: VmxUnit): void {

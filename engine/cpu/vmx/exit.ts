@@ -342,8 +342,8 @@ export class ExitRecorder implements EptExits {
     state.setLo(Off.PENDING, state.lo(Off.PENDING) & ~(Pending.DEBUG | Pending.MTF));
     if (!host64 && state.lo(Off.CR0) & CR0_PG && cr4 & CR4_PAE) this.loadHostPdptes();
 
+    if (flush) cpu.mmu.invalidateTagged({ vpid: 0 });
     cpu.contextChanged();
-    if (flush) cpu.mmu.invalidateAll(true);
     const loads = vmcs.u32(W.LOAD_COUNT);
     if (loads !== 0 && loadMsrs(cpu.memory, unit.services, vmcs.address(W.LOAD_ADDR), loads) !== 0) {
       this.abort(Abort.LOAD_MSR);

@@ -145,7 +145,7 @@ export class VmxGuestMode implements GuestMode {
     return this.exitInstruction(reason, instruction);
   }
 
-  interceptInstruction(what: SimpleIntercept, instruction: Instruction, linear?: bigint): void {
+  interceptInstruction(what: SimpleIntercept, instruction: Instruction): void {
     const always = ALWAYS[what];
     if (always !== undefined) this.exitInstruction(always, instruction);
     const byPrimary = PRIMARY[what];
@@ -170,10 +170,10 @@ export class VmxGuestMode implements GuestMode {
       if (!this.secondary(SecondaryExec.DESC)) return;
       this.exitWithOperand(ExitReason.LDTR_TR, instruction, info.segmentRegisterInfo(instruction, selector));
     }
-    this.interceptOther(what, instruction, linear);
+    this.interceptOther(what, instruction);
   }
 
-  private interceptOther(what: SimpleIntercept, instruction: Instruction, _linear?: bigint): void {
+  private interceptOther(what: SimpleIntercept, instruction: Instruction): void {
     switch (what) {
       case "rdtscp":
         if (!this.secondary(SecondaryExec.ENABLE_RDTSCP)) throw new CpuFault(Vector.UD);
@@ -182,23 +182,30 @@ export class VmxGuestMode implements GuestMode {
       case "invpcid":
         if (!this.secondary(SecondaryExec.ENABLE_INVPCID)) throw new CpuFault(Vector.UD);
         if (!this.primary(CpuBased.INVLPG_EXITING)) return;
-        return this.exitWithOperand(ExitReason.INVPCID, instruction, info.invalidateInfo(instruction));
+        this.exitWithOperand(ExitReason.INVPCID, instruction, info.invalidateInfo(instruction));
+        break;
       case "invept":
-        return this.exitWithOperand(ExitReason.INVEPT, instruction, info.invalidateInfo(instruction));
+        this.exitWithOperand(ExitReason.INVEPT, instruction, info.invalidateInfo(instruction));
+        break;
       case "invvpid":
-        return this.exitWithOperand(ExitReason.INVVPID, instruction, info.invalidateInfo(instruction));
+        this.exitWithOperand(ExitReason.INVVPID, instruction, info.invalidateInfo(instruction));
+        break;
       case "vmread":
-        return this.exitWithOperand(ExitReason.VMREAD, instruction, info.vmcsAccessInfo(instruction, 0));
+        this.exitWithOperand(ExitReason.VMREAD, instruction, info.vmcsAccessInfo(instruction, 0));
+        break;
       case "vmwrite":
-        return this.exitWithOperand(ExitReason.VMWRITE, instruction, info.vmcsAccessInfo(instruction, 1));
+        this.exitWithOperand(ExitReason.VMWRITE, instruction, info.vmcsAccessInfo(instruction, 1));
+        break;
       case "rdrand":
         if (!this.secondary(SecondaryExec.RDRAND_EXITING)) return;
         this.exits.instructionInfo = info.randomInfo(instruction);
-        return this.exitInstruction(ExitReason.RDRAND, instruction);
+        this.exitInstruction(ExitReason.RDRAND, instruction);
+        break;
       case "rdseed":
         if (!this.secondary(SecondaryExec.RDSEED_EXITING)) return;
         this.exits.instructionInfo = info.randomInfo(instruction);
-        return this.exitInstruction(ExitReason.RDSEED, instruction);
+        this.exitInstruction(ExitReason.RDSEED, instruction);
+        break;
       case "vmfunc":
       case "xsaves":
       case "xrstors":
@@ -208,9 +215,9 @@ export class VmxGuestMode implements GuestMode {
         // Their enabling controls cannot be 1 here: #UD in the guest (SDM 3C 26.3).
         throw new CpuFault(Vector.UD);
       case "pause":
-        return this.interceptPause(instruction);
-      default:
+        this.interceptPause(instruction);
         return;
+      default:
     }
   }
 

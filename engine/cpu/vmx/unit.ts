@@ -171,8 +171,9 @@ export class VmxUnit implements Vmx {
     return this.cpu.model.features.has("vmx") && this.capabilities.msr(index) !== undefined;
   }
 
-  /** In IA-32e mode, in the host. A model in TypeScript counts as 64-bit code. */
+  /** The host is in IA-32e mode. A model in TypeScript counts as 64-bit code; in a guest its VMCS tells. */
   private hostLongMode(): boolean {
+    if (this.mode === VmxMode.GUEST) return this.checks.host64;
     return this.cpu.hostIsModel || (this.cpu.state.u32(Off.EFER) & 0x400) !== 0;
   }
 
@@ -197,7 +198,7 @@ export class VmxUnit implements Vmx {
   }
 
   /** VMfailInvalid without a current VMCS, else VMfailValid with this error number (SDM 3C 31.2). */
-  fail(error: number): VmxResult {
+  failure(error: number): VmxResult {
     if (this.vmcs.at < 0) return VM_FAIL_INVALID;
     this.vmcs.set64(ERROR_WORD, error, 0);
     return error;
@@ -215,7 +216,7 @@ export class VmxUnit implements Vmx {
   /** SDM 3C 31.3 VMXON. Mode and CPL (#UD, #GP) were looked at by the instruction. */
   vmxon(pa: number): VmxResult {
     const state = this.cpu.state;
-    if (this.on) return this.fail(VmError.VMXON_IN_ROOT);
+    if (this.on) return this.failure(VmError.VMXON_IN_ROOT);
     const enabled = FEATURE_CONTROL_LOCKED | FEATURE_CONTROL_VMXON;
     if (
       (state.u32(Off.FEATURE_CONTROL) & enabled) !== enabled ||
@@ -244,8 +245,8 @@ export class VmxUnit implements Vmx {
   }
 
   vmclear(pa: number): VmxResult {
-    if (!this.pageAddressOk(pa)) return this.fail(VmError.VMCLEAR_INVALID_ADDRESS);
-    if (pa === this.pointer(Off.VMXON_POINTER)) return this.fail(VmError.VMCLEAR_VMXON_POINTER);
+    if (!this.pageAddressOk(pa)) return this.failure(VmError.VMCLEAR_INVALID_ADDRESS);
+    if (pa === this.pointer(Off.VMXON_POINTER)) return this.failure(VmError.VMCLEAR_VMXON_POINTER);
     const at = this.regionWord(pa);
     if (at >= 0) this.cpu.memory.i32[at + LaunchWord] = 0;
     if (pa === this.currentVmcs) this.leaveVmcs();
@@ -253,9 +254,9 @@ export class VmxUnit implements Vmx {
   }
 
   vmptrld(pa: number): VmxResult {
-    if (!this.pageAddressOk(pa)) return this.fail(VmError.VMPTRLD_INVALID_ADDRESS);
-    if (pa === this.pointer(Off.VMXON_POINTER)) return this.fail(VmError.VMPTRLD_VMXON_POINTER);
-    if (this.revisionAt(pa) !== VMCS_REVISION) return this.fail(VmError.VMPTRLD_INCORRECT_VMCS_REVISION_ID);
+    if (!this.pageAddressOk(pa)) return this.failure(VmError.VMPTRLD_INVALID_ADDRESS);
+    if (pa === this.pointer(Off.VMXON_POINTER)) return this.failure(VmError.VMPTRLD_VMXON_POINTER);
+    if (this.revisionAt(pa) !== VMCS_REVISION) return this.failure(VmError.VMPTRLD_INCORRECT_VMCS_REVISION_ID);
     if (pa === this.currentVmcs) return VM_SUCCEED;
     this.setPointer(Off.VMCS_POINTER, pa);
     this.vmcs.at = this.regionWord(pa);
@@ -278,7 +279,7 @@ export class VmxUnit implements Vmx {
   vmread(encoding: number): bigint | VmxResult {
     if (this.vmcs.at < 0) return VM_FAIL_INVALID;
     const field = this.fieldAccess(encoding);
-    if (!field) return this.fail(VmError.UNSUPPORTED_VMCS_COMPONENT);
+    if (!field) return this.failure(VmError.UNSUPPORTED_VMCS_COMPONENT);
     if (encoding & 1) return BigInt(this.vmcs.hi(field.word) >>> 0);
     return this.vmcs.u64(field.word);
   }
@@ -286,8 +287,8 @@ export class VmxUnit implements Vmx {
   vmwrite(encoding: number, value: bigint): VmxResult {
     if (this.vmcs.at < 0) return VM_FAIL_INVALID;
     const field = this.fieldAccess(encoding);
-    if (!field) return this.fail(VmError.UNSUPPORTED_VMCS_COMPONENT);
-    if (field.readOnly) return this.fail(VmError.VMWRITE_READ_ONLY_VMCS_COMPONENT);
+    if (!field) return this.failure(VmError.UNSUPPORTED_VMCS_COMPONENT);
+    if (field.readOnly) return this.failure(VmError.VMWRITE_READ_ONLY_VMCS_COMPONENT);
     const lo = Number(BigInt.asIntN(32, value));
     if (encoding & 1) this.store(field, this.vmcs.lo(field.word), lo);
     else this.store(field, lo, Number(BigInt.asIntN(32, value >> 32n)));
@@ -314,17 +315,17 @@ export class VmxUnit implements Vmx {
   invept(type: number, eptp: bigint): VmxResult {
     if (type === 1) {
       const lo = Number(eptp & 0xffff_ffffn);
-      if (!eptpOk(lo, Number(eptp >> 32n), this)) return this.fail(VmError.INVALID_OPERAND_TO_INVEPT_INVVPID);
+      if (!eptpOk(lo, Number(eptp >> 32n), this)) return this.failure(VmError.INVALID_OPERAND_TO_INVEPT_INVVPID);
       this.cpu.mmu.invalidateTagged({ eptp });
       return VM_SUCCEED;
     }
-    if (type !== 2) return this.fail(VmError.INVALID_OPERAND_TO_INVEPT_INVVPID);
+    if (type !== 2) return this.failure(VmError.INVALID_OPERAND_TO_INVEPT_INVVPID);
     this.cpu.mmu.invalidateTagged({});
     return VM_SUCCEED;
   }
 
   invvpid(type: number, vpid: number, linear: bigint): VmxResult {
-    const bad = () => this.fail(VmError.INVALID_OPERAND_TO_INVEPT_INVVPID);
+    const bad = () => this.failure(VmError.INVALID_OPERAND_TO_INVEPT_INVVPID);
     if (type < 0 || type > 3) return bad();
     if (type !== 2 && (vpid === 0 || vpid > 0xffff)) return bad();
     if (type === 0 && !isCanonical(Number(BigInt.asIntN(32, linear >> 32n)), this.cpu.model.linearBits)) return bad();

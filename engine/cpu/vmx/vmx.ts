@@ -58,6 +58,8 @@ export interface VmxState {
 export interface Vmx {
   /** Physical address of the current VMCS, or -1. */
   readonly currentVmcs: number;
+  /** The current VMCS has been launched: VMRESUME is due, not VMLAUNCH. False without a current VMCS. */
+  readonly launched: boolean;
   /** In VMX operation (after VMXON), root or non-root. */
   readonly on: boolean;
   /** @throws CpuFault where VMXON itself raises #UD or #GP */
@@ -95,6 +97,8 @@ export interface Vmx {
    * 24.8). MOV CR, LMSW, CLTS and task switches ask it and raise #GP(0).
    */
   crAllowed(cr: 0 | 4, value: bigint): boolean;
+  /** Result of an instruction that fails with this error number: VMfailValid with a current VMCS, else VMfailInvalid. */
+  failure(error: number): VmxResult;
   /** Power-up and INIT reset leave VMX operation. */
   reset(): void;
   /** Everything of the unit that is not in the processor's block: plain data for snapshots. Setting it takes it over. */

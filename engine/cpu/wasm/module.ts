@@ -11,7 +11,10 @@ interface ImportedFunction {
   readonly type: number;
 }
 
-/** All imports come from the module name "env": the memory is "memory", the function table "table". */
+/**
+ * All imports come from the module name "env". The memory "memory" may have any size, so that one compiled module serves
+ * every machine of the process; the function table is "table".
+ */
 export class ModuleBuilder {
   private readonly types: FunctionType[] = [];
   private readonly typeIndices = new Map<string, number>();
@@ -19,8 +22,6 @@ export class ModuleBuilder {
   private readonly functions: FunctionBuilder[] = [];
   private readonly exports: { name: string; index: number }[] = [];
   private readonly elements: { slot: number; index: number }[] = [];
-
-  constructor(private readonly options: { memoryPages: number; table: boolean }) {}
 
   /** Index of a function type; equal types share one. */
   typeIndex(type: FunctionType): number {
@@ -75,7 +76,7 @@ export class ModuleBuilder {
       }
     });
     section(Section.IMPORT, (body) => {
-      body.unsigned(this.imports.length + 1 + (this.options.table ? 1 : 0));
+      body.unsigned(this.imports.length + 2);
       for (const f of this.imports) {
         body.name("env");
         body.name(f.name);
@@ -86,16 +87,14 @@ export class ModuleBuilder {
       body.name("memory");
       body.byte(ExternKind.MEMORY);
       body.byte(1);
-      body.unsigned(this.options.memoryPages);
-      body.unsigned(this.options.memoryPages);
-      if (this.options.table) {
-        body.name("env");
-        body.name("table");
-        body.byte(ExternKind.TABLE);
-        body.byte(WasmType.FUNCREF);
-        body.byte(0);
-        body.unsigned(0);
-      }
+      body.unsigned(1);
+      body.unsigned(65536);
+      body.name("env");
+      body.name("table");
+      body.byte(ExternKind.TABLE);
+      body.byte(WasmType.FUNCREF);
+      body.byte(0);
+      body.unsigned(0);
     });
     section(Section.FUNCTION, (body) => {
       body.unsigned(this.functions.length);

@@ -145,7 +145,9 @@ class Builder {
 
   private choosePrefixes(): void {
     const { row, mode, random } = this;
-    const free = row.prefix === "any" || row.prefix === "NFx";
+    // Near branches of 64-bit code ignore 66 on Intel processors and truncate RIP on AMD's (APM 3, 1.2.2).
+    const branch = mode === 64 && row.size64 === "f64" && !row.system;
+    const free = (row.prefix === "any" || row.prefix === "NFx") && !branch;
     let operand = free && random.oneIn(3);
     if (row.mnemonic === "BSWAP" && (mode === 16) !== operand) {
       // BSWAP of 16 bits is undefined (2A BSWAP).
@@ -183,7 +185,9 @@ class Builder {
 
   private placeLock(): void {
     const { row, random } = this;
-    if ((row.lock && this.inMemory && random.oneIn(5)) || random.oneIn(200)) this.prefixes.push(0xf0);
+    // LOCK MOV CR0 means CR8 to AMD processors (APM 3, MOV CRn).
+    const misplaced = row.mnemonic !== "MOV_CR" && random.oneIn(200);
+    if ((row.lock && this.inMemory && random.oneIn(5)) || misplaced) this.prefixes.push(0xf0);
     // Order and repetition of prefixes mean nothing.
     if (this.prefixes.length > 1 && random.oneIn(4)) this.prefixes.reverse();
     if (this.prefixes.length === 1 && random.oneIn(8)) this.prefixes.push(this.prefixes[0]);
@@ -221,7 +225,8 @@ class Builder {
 
   /** A place in the code page as an instruction pointer. */
   private target(): bigint {
-    const offset = this.random.between(64, 4000);
+    const anywhere = this.random.between(64, 3900);
+    const offset = anywhere >= this.instance.ip && anywhere < this.instance.ip + 15 ? anywhere + 15 : anywhere;
     return BigInt(this.mode === 16 ? offset : CODE + offset);
   }
 
@@ -248,7 +253,9 @@ class Builder {
     if (row.operands.some((o) => o.code === "C")) reg = random.pick([0, 2, 3, 4]);
     if (row.operands.some((o) => o.code === "D")) reg = random.pick([0, 1, 2, 3, 6, 7]);
     if (reg > 7) this.rex |= 0x44;
-    this.inMemory = operand !== undefined && (row.mod === "mem" || (row.mod === "any" && random.oneIn(2)));
+    // The register form of 0F 0D is a NOP to Intel processors and #UD to AMD's (APM 3, PREFETCH).
+    const memoryOnly = row.mod === "mem" || row.encoding === "0F 0D";
+    this.inMemory = operand !== undefined && (memoryOnly || (row.mod === "any" && random.oneIn(2)));
     if (!this.inMemory) {
       const rm = row.rm >= 0 ? row.rm : random.below(this.registers);
       if (rm > 7) this.rex |= 0x41;
@@ -396,7 +403,9 @@ class Builder {
     const { random, row, operandSize } = this;
     if (operand.code === "J") {
       const size = operand.type === "b" ? 1 : Math.min(operandSize, 4);
-      const displacement = size === 1 ? random.between(-128, 127) : random.between(-1500, 1500);
+      const anywhere = size === 1 ? random.between(-128, 127) : random.between(-1500, 1500);
+      // Not back into the instruction itself, which would never end.
+      const displacement = anywhere < 0 && anywhere >= -15 ? anywhere + 15 : anywhere;
       this.pushBytes(this.immediates, displacement, size);
       return;
     }

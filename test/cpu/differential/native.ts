@@ -4,8 +4,8 @@ import { existsSync, mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { decodeResults, encodeInstances, type Instance, type Result } from "./instance";
 
-const SOURCE = join(__dirname, "native", "harness.c");
-const FOLDER = join(__dirname, "..", "..", "..", "node_modules", ".cache", "differential");
+const SOURCE = join(process.cwd(), "test", "cpu", "differential", "native", "harness.c");
+const FOLDER = join(process.cwd(), "node_modules", ".cache", "differential");
 const PROGRAM = join(FOLDER, "harness");
 
 /** Compiles the harness if need be. Returns whether this machine can run it (Linux on x86-64 with gcc). */

@@ -1,0 +1,315 @@
+/** Every kind of breakpoint: what the client asks for, what the engine is told, and what a stop is called afterwards. */
+import type { DebugProtocol } from "@vscode/debugprotocol";
+import type { BreakpointRequest, HitRule, Refusal, Stop, TraceFilter, WatchpointRequest } from "../engine/debug/api";
+import { TraceKind } from "../engine/trace";
+import { type Handlers, type SessionContext, threadOf } from "./context";
+import { codeAddress } from "./disassembly";
+import { exitFilter, traceFilterOf } from "./exception-filters";
+import { parseReference } from "./format";
+import type { Memory } from "./memory";
+import type { Variables } from "./variables";
+
+type Group = "instruction" | "function" | "data";
+
+/** One breakpoint as the engine knows it; exactly one of the three. */
+interface Entry {
+  readonly id: number;
+  readonly group: Group;
+  readonly code?: BreakpointRequest;
+  readonly watch?: WatchpointRequest;
+  readonly filter?: TraceFilter;
+  readonly answer: DebugProtocol.Breakpoint;
+}
+
+const NO_LINES =
+  "Source lines need debugging information, which is not read yet: use a function or an instruction breakpoint.";
+const MODEL_SOURCE = "The KVM model's own source can be read and stepped through by VM exits, but not broken at.";
+const MAX_WATCH = 4096;
+
+/** "5", ">= 5", "> 5", "== 5", "% 5". @throws Error */
+export function parseHitCondition(text: string | undefined): HitRule | undefined {
+  if (text === undefined || text.trim() === "") return undefined;
+  const match = /^\s*(>=|>|==?|%)?\s*([0-9]{1,9})\s*$/.exec(text);
+  if (!match) throw new Error(`"${text}" is no hit count: write 5, >= 5, > 5, == 5 or % 5`);
+  const count = Number(match[2]);
+  if (match[1] === "%" && count === 0) throw new Error("a hit count of % 0 never stops");
+  if (match[1] === ">") return { kind: "from", count: count + 1 };
+  if (match[1] === "%") return { kind: "every", count };
+  return { kind: match[1]?.startsWith("=") ? "exactly" : "from", count };
+}
+
+export class Breakpoints {
+  private readonly groups: Record<Group, Entry[]> = { instruction: [], function: [], data: [] };
+  private filters: TraceFilter[] = [];
+  private nextId = 1;
+
+  constructor(
+    private readonly session: SessionContext,
+    private readonly memory: Memory,
+    private readonly variables: Variables,
+  ) {}
+
+  readonly handlers: Handlers = {
+    setBreakpoints: (args: DebugProtocol.SetBreakpointsArguments) => this.setSource(args),
+    setInstructionBreakpoints: (args: DebugProtocol.SetInstructionBreakpointsArguments) => this.setInstruction(args),
+    setFunctionBreakpoints: (args: DebugProtocol.SetFunctionBreakpointsArguments) => this.setFunction(args),
+    setDataBreakpoints: (args: DebugProtocol.SetDataBreakpointsArguments) => this.setData(args),
+    dataBreakpointInfo: (args: DebugProtocol.DataBreakpointInfoArguments) => this.dataInfo(args),
+    setExceptionBreakpoints: (args: DebugProtocol.SetExceptionBreakpointsArguments) => this.setExceptions(args),
+    exceptionInfo: (args: DebugProtocol.ExceptionInfoArguments) => this.exceptionInfo(args),
+  };
+
+  private async setSource(
+    args: DebugProtocol.SetBreakpointsArguments,
+  ): Promise<DebugProtocol.SetBreakpointsResponse["body"]> {
+    const message = /(^|[\\/])engine[\\/](kvm|machine|devices|cpu)[\\/].*\.ts$/.test(args.source.path ?? "")
+      ? MODEL_SOURCE
+      : NO_LINES;
+    return {
+      breakpoints: (args.breakpoints ?? []).map(({ line }) => ({ id: this.nextId++, verified: false, line, message })),
+    };
+  }
+
+  private setInstruction(args: DebugProtocol.SetInstructionBreakpointsArguments): Promise<object> {
+    return this.replace("instruction", args.breakpoints, async (wanted, id) => {
+      const base = await this.memory.resolve(wanted.instructionReference);
+      if (base.space !== "gva")
+        throw new Error("instruction breakpoints need a linear address; physical ones are not there yet");
+      const linear = BigInt.asUintN(64, base.address + BigInt(wanted.offset ?? 0));
+      return { code: { id, linear, ...guards(wanted) }, where: linear };
+    });
+  }
+
+  private setFunction(args: DebugProtocol.SetFunctionBreakpointsArguments): Promise<object> {
+    return this.replace("function", args.breakpoints, (wanted, id) => this.functionEntry(wanted, id));
+  }
+
+  private async functionEntry(
+    wanted: DebugProtocol.FunctionBreakpoint,
+    id: number,
+  ): Promise<{ code?: BreakpointRequest; watch?: WatchpointRequest; filter?: TraceFilter; where?: bigint }> {
+    const name = wanted.name.trim();
+    const special = /^(exit|msr|io|phys):\s*(.+)$/i.exec(name);
+    if (!special) return this.symbolEntry(wanted, id, name);
+    const [, what, operand] = special;
+    const filter = (kind: number, match: TraceFilter["match"]): { filter: TraceFilter } => ({
+      filter: { id: `function:${id}`, kind, match, ...guards(wanted) },
+    });
+    switch (what.toLowerCase()) {
+      case "exit": {
+        const { kind, match } = operand.trim() === "*" ? traceFilterOf("exit:*") : exitFilter(operand);
+        return filter(kind, match);
+      }
+      case "msr":
+        return filter(TraceKind.Msr, { index: await this.number(operand) });
+      case "io":
+        return filter(TraceKind.Io, { port: await this.number(operand) });
+      default: {
+        const address = await this.number(operand);
+        const { condition, hit } = guards(wanted);
+        return {
+          watch: { id, space: "physical", address, length: 1, access: "readWrite", condition, ...(hit ? { hit } : {}) },
+        };
+      }
+    }
+  }
+
+  private async symbolEntry(
+    wanted: DebugProtocol.FunctionBreakpoint,
+    id: number,
+    name: string,
+  ): Promise<{ code: BreakpointRequest; where: bigint }> {
+    const symbol = this.session.symbols.find(name);
+    let linear = symbol?.address;
+    if (linear === undefined) {
+      try {
+        linear = (await this.memory.resolve(name)).address;
+      } catch {
+        throw new Error(
+          `there is no function "${name}"; write a symbol, an address, exit:REASON, msr:INDEX, io:PORT or phys:ADDRESS`,
+        );
+      }
+    }
+    return { code: { id, linear, ...guards(wanted) }, where: linear };
+  }
+
+  private async number(text: string): Promise<bigint> {
+    const plain = parseReference(text);
+    if (plain) return plain.address;
+    const result = await this.session.engine.request("evaluate", { vcpu: 0, expression: text, readOnly: true });
+    if (typeof result.value === "string") throw new Error(`"${text}" is no number`);
+    return BigInt.asUintN(64, result.value);
+  }
+
+  private setData(args: DebugProtocol.SetDataBreakpointsArguments): Promise<object> {
+    return this.replace("data", args.breakpoints, async (wanted, id) => {
+      const match = /^(gva|gpa|hpa):(0x[0-9a-f]+):([0-9]+)$/.exec(wanted.dataId);
+      if (!match) throw new Error(`"${wanted.dataId}" is no data breakpoint of this session`);
+      const { condition, hit } = guards(wanted);
+      return {
+        watch: {
+          id,
+          space: match[1] === "gva" ? "linear" : "physical",
+          address: BigInt(match[2]),
+          length: Number(match[3]),
+          access: wanted.accessType ?? "write",
+          condition,
+          ...(hit ? { hit } : {}),
+        },
+        where: BigInt(match[2]),
+      };
+    });
+  }
+
+  private async dataInfo(
+    args: DebugProtocol.DataBreakpointInfoArguments,
+  ): Promise<DebugProtocol.DataBreakpointInfoResponse["body"]> {
+    const found =
+      args.variablesReference && !args.asAddress
+        ? await this.variables.memoryOf(args.variablesReference, args.name)
+        : args.name;
+    if (found === undefined)
+      return { dataId: null, description: `${args.name} is not in memory: only memory can be watched` };
+    const bytes = args.bytes ?? (args.variablesReference ? 8 : (accessWidth(args.name) ?? 8));
+    if (bytes < 1 || bytes > MAX_WATCH)
+      return { dataId: null, description: `1 to ${MAX_WATCH} bytes can be watched, not ${bytes}` };
+    try {
+      const reference = await this.memory.resolve(found);
+      const address = `0x${reference.address.toString(16)}`;
+      return {
+        dataId: `${reference.space}:${address}:${bytes}`,
+        description: `${bytes} byte${bytes === 1 ? "" : "s"} at ${reference.space === "gva" ? "" : `${reference.space}:`}${address}`,
+        accessTypes: ["read", "write", "readWrite"],
+        canPersist: true,
+      };
+    } catch (error) {
+      return { dataId: null, description: error instanceof Error ? error.message : String(error) };
+    }
+  }
+
+  private async setExceptions(args: DebugProtocol.SetExceptionBreakpointsArguments): Promise<object> {
+    const wanted = [
+      ...args.filters.map((filterId) => ({ filterId, condition: "" })),
+      ...(args.filterOptions ?? []).map(({ filterId, condition }) => ({ filterId, condition: condition ?? "" })),
+    ];
+    const problems = new Map<string, string>();
+    this.filters = [];
+    for (const { filterId, condition } of wanted) {
+      try {
+        this.filters.push({ id: filterId, condition, ...traceFilterOf(filterId) });
+      } catch (error) {
+        problems.set(filterId, error instanceof Error ? error.message : String(error));
+      }
+    }
+    for (const { id, message } of await this.sendFilters()) problems.set(String(id), message);
+    return {
+      breakpoints: wanted.map(({ filterId }) => {
+        const message = problems.get(filterId);
+        return message === undefined ? { verified: true } : { verified: false, message };
+      }),
+    };
+  }
+
+  private async exceptionInfo({
+    threadId,
+  }: DebugProtocol.ExceptionInfoArguments): Promise<DebugProtocol.ExceptionInfoResponse["body"]> {
+    const { stop } = this.session;
+    if (!stop || threadOf(stop.vcpu) !== threadId) throw new Error(`thread ${threadId} is not stopped at an event`);
+    const filter = stop.hits.find((hit) => typeof hit === "string" && !hit.startsWith("function:"));
+    const exceptionId = String(filter ?? (stop.ending ? stop.ending.kind : stop.reason));
+    const text = stop.description ?? stop.text;
+    return {
+      exceptionId,
+      description: stop.text || text,
+      breakMode: "always",
+      details: {
+        message: text,
+        typeName: exceptionId,
+        ...(stop.description ? { stackTrace: stop.description } : {}),
+      },
+    };
+  }
+
+  /** What DAP calls the reason of a stop, and the breakpoints it names. */
+  reasonOf(stop: Stop): { reason: string; hitBreakpointIds: number[] } {
+    const ids = stop.hits
+      .map((hit) => (typeof hit === "number" ? hit : hit.startsWith("function:") ? Number(hit.slice(9)) : -1))
+      .filter((id) => id > 0);
+    const group = this.entries().find((e) => ids.includes(e.id))?.group;
+    const exception =
+      stop.reason === "trace" && stop.hits.some((h) => typeof h === "string" && !h.startsWith("function:"));
+    if (stop.ending || exception) return { reason: "exception", hitBreakpointIds: ids };
+    if (group) return { reason: `${group} breakpoint`, hitBreakpointIds: ids };
+    return { reason: stop.reason === "trace" ? "breakpoint" : stop.reason, hitBreakpointIds: ids };
+  }
+
+  private entries(): Entry[] {
+    return [...this.groups.instruction, ...this.groups.function, ...this.groups.data];
+  }
+
+  /** Sets one group anew: each breakpoint is made, the engine told, and every refusal reported at its breakpoint. */
+  private async replace<T extends object>(
+    group: Group,
+    wanted: readonly T[],
+    make: (
+      wanted: T,
+      id: number,
+    ) => Promise<{ code?: BreakpointRequest; watch?: WatchpointRequest; filter?: TraceFilter; where?: bigint }>,
+  ): Promise<{ breakpoints: DebugProtocol.Breakpoint[] }> {
+    const made: { entry?: Entry; answer: DebugProtocol.Breakpoint }[] = [];
+    for (const item of wanted) {
+      const id = this.nextId++;
+      try {
+        const { where, ...parts } = await make(item, id);
+        const answer: DebugProtocol.Breakpoint = { id, verified: true };
+        if (where !== undefined) answer.instructionReference = codeAddress(where);
+        made.push({ entry: { id, group, answer, ...parts }, answer });
+      } catch (error) {
+        made.push({ answer: { id, verified: false, message: error instanceof Error ? error.message : String(error) } });
+      }
+    }
+    this.groups[group] = made.flatMap((m) => (m.entry ? [m.entry] : []));
+    const refused = new Map((await this.send()).map((r) => [String(r.id).replace("function:", ""), r.message]));
+    return {
+      breakpoints: made.map(({ answer }) => {
+        const message = refused.get(String(answer.id));
+        return message === undefined ? answer : { id: answer.id, verified: false, message };
+      }),
+    };
+  }
+
+  /** Tells the engine everything again: after a restart, and after every change. */
+  async send(): Promise<Refusal[]> {
+    const { engine } = this.session;
+    const entries = this.entries();
+    const code = await engine.request("setBreakpoints", { list: entries.flatMap((e) => (e.code ? [e.code] : [])) });
+    const watch = await engine.request("setWatchpoints", { list: entries.flatMap((e) => (e.watch ? [e.watch] : [])) });
+    return [...code.refused, ...watch.refused, ...(await this.sendFilters())];
+  }
+
+  private async sendFilters(): Promise<readonly Refusal[]> {
+    const list = [...this.entries().flatMap((e) => (e.filter ? [e.filter] : [])), ...this.filters];
+    return (await this.session.engine.request("setTraceFilters", { list })).refused;
+  }
+}
+
+interface Guarded {
+  readonly condition?: string;
+  readonly hitCondition?: string;
+  readonly logMessage?: string;
+}
+
+function guards(wanted: Guarded): { condition: string; hit?: HitRule; log?: string } {
+  const hit = parseHitCondition(wanted.hitCondition);
+  return {
+    condition: wanted.condition ?? "",
+    ...(hit ? { hit } : {}),
+    ...(wanted.logMessage ? { log: wanted.logMessage } : {}),
+  };
+}
+
+/** Bytes a memory expression such as u32[...] reads. */
+function accessWidth(expression: string): number | undefined {
+  const match = /^\s*[ui](8|16|32|64)\s*\[/.exec(expression);
+  return match ? Number(match[1]) / 8 : undefined;
+}

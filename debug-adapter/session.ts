@@ -1,0 +1,577 @@
+/**
+ * One debug session: takes protocol messages in, answers them in order, and turns the engine's events into the protocol's.
+ * Areas of the protocol live in their own files; this one owns the life of the session.
+ */
+import type { DebugProtocol } from "@vscode/debugprotocol";
+import type { Ending, EngineEvent, LaunchRequest, Resume, Stop } from "../engine/debug/api";
+import { TraceKind } from "../engine/trace";
+import { Breakpoints } from "./breakpoints";
+import { capabilities } from "./capabilities";
+import {
+  Cancelled,
+  type CancelToken,
+  type Handler,
+  type Handlers,
+  type SessionContext,
+  threadOf,
+  vcpuOf,
+} from "./context";
+import type { CustomEvent, CustomEvents, NumberFormat } from "./custom-protocol";
+import { customHandlers } from "./custom-requests";
+import { Disassembly } from "./disassembly";
+import { EngineClient } from "./engine-client";
+import { Evaluate } from "./evaluate";
+import { toBase64 } from "./format";
+import type { AdapterHost } from "./host";
+import { type LaunchConfiguration, readImages, readSymbols, validateLaunch } from "./launch";
+import { Memory } from "./memory";
+import { requestSchemas } from "./request-schemas";
+import { check, nearest } from "./schema";
+import { ModelSources } from "./sources";
+import { Stack } from "./stack";
+import { SymbolTable } from "./symbols/symbol-table";
+import type { Receiver, Transport } from "./transport";
+import { Variables } from "./variables";
+
+/** Requests that do not wait for those before them. */
+const AT_ONCE: ReadonlySet<string> = new Set(["cancel", "pause", "terminate", "disconnect", "hyperstep/serialInput"]);
+/** How long a stuck engine may take to end by itself (ms). */
+const PATIENCE = 1000;
+/** Error ids of the protocol's error bodies. */
+const ErrorId = { FAILED: 1, BAD_ARGUMENTS: 2, UNKNOWN_COMMAND: 3 } as const;
+
+const STAGE_NAMES: ReadonlyMap<number, string> = new Map(Object.entries(TraceKind).map(([name, bit]) => [bit, name]));
+
+/** Stages offered as targets of "step into": what to stop at first. */
+const STEP_TARGETS: readonly { readonly label: string; readonly stages: number }[] = [
+  { label: "the next guest instruction", stages: 0 },
+  { label: "the VM exit", stages: TraceKind.VmExit },
+  { label: "the exit handler", stages: TraceKind.ExitHandler },
+  { label: "the MMU fault", stages: TraceKind.MmuFault },
+  { label: "the exit to userspace", stages: TraceKind.UserspaceExit },
+  { label: "the device", stages: TraceKind.Device },
+  { label: "the VM entry", stages: TraceKind.VmEntry },
+];
+
+interface Pending {
+  readonly seq: number;
+  readonly command: string;
+  readonly args: unknown;
+  cancelled: boolean;
+}
+
+type Phase = "new" | "initialized" | "launched" | "running" | "over";
+
+export class DebugSession implements Receiver, SessionContext {
+  numbers: NumberFormat = "hex";
+  symbols = new SymbolTable();
+  stop: Stop | null = null;
+  client = {
+    linesStartAt1: true,
+    columnsStartAt1: true,
+    invalidatedEvents: false,
+    memoryEvents: false,
+    progress: false,
+  };
+
+  private readonly memory = new Memory(this);
+  private readonly sources: ModelSources;
+  private readonly stack: Stack;
+  private readonly variables: Variables;
+  private readonly breakpoints: Breakpoints;
+  private readonly handlers: ReadonlyMap<string, Handler>;
+  private readonly queue: Pending[] = [];
+  private working: Pending | null = null;
+  private nextSeq = 1;
+  private nextProgress = 1;
+  private phase: Phase = "new";
+  private configuration: LaunchConfiguration | null = null;
+  private client_: EngineClient | null = null;
+  private ending: Ending | null = null;
+  private serialDecoder = new TextDecoder();
+
+  constructor(
+    private readonly transport: Transport,
+    readonly host: AdapterHost,
+  ) {
+    this.sources = new ModelSources(host);
+    this.stack = new Stack(this, this.memory, this.sources);
+    this.variables = new Variables(this, this.stack, this.memory);
+    this.breakpoints = new Breakpoints(this, this.memory, this.variables);
+    const disassembly = new Disassembly(this, this.memory);
+    const evaluate = new Evaluate(this, this.stack, this.variables, this.memory, disassembly);
+    const all: Handlers = {
+      ...this.lifeHandlers(),
+      ...this.breakpoints.handlers,
+      ...this.stack.handlers,
+      ...this.variables.handlers,
+      ...evaluate.handlers,
+      ...this.memory.handlers,
+      ...disassembly.handlers,
+      ...customHandlers(this),
+    };
+    this.handlers = new Map(Object.entries(all));
+  }
+
+  get engine(): EngineClient {
+    if (!this.client_) throw new Error(this.phase === "over" ? "the session is over" : "nothing has been launched yet");
+    return this.client_;
+  }
+
+  // ---- messages in ----
+
+  message(message: unknown): void {
+    if (typeof message !== "object" || message === null || Array.isArray(message)) {
+      this.malformed("a message must be a JSON object");
+      return;
+    }
+    const { seq, type, command } = message as { seq?: unknown; type?: unknown; command?: unknown };
+    const args = (message as { arguments?: unknown }).arguments;
+    // This adapter sends no requests, so that a response answers nothing.
+    if (type === "response") return;
+    const number = typeof seq === "number" && Number.isInteger(seq) ? seq : 0;
+    const name = typeof command === "string" ? command : "";
+    if (type !== "request" || number <= 0 || name === "") {
+      const what =
+        type !== "request"
+          ? `"type" must be "request"`
+          : number <= 0
+            ? `"seq" must be a positive whole number`
+            : `"command" must be a string`;
+      this.fail({ seq: number, command: name }, ErrorId.BAD_ARGUMENTS, `malformed message: ${what}`);
+      return;
+    }
+    const pending: Pending = { seq: number, command: name, args: args ?? {}, cancelled: false };
+    if (AT_ONCE.has(name)) void this.answer(pending);
+    else {
+      this.queue.push(pending);
+      void this.work();
+    }
+  }
+
+  malformed(problem: string): void {
+    this.fail({ seq: 0, command: "" }, ErrorId.BAD_ARGUMENTS, `malformed message: ${problem}`);
+  }
+
+  closed(): void {
+    this.end();
+  }
+
+  private async work(): Promise<void> {
+    if (this.working) return;
+    for (let next = this.queue.shift(); next; next = this.queue.shift()) {
+      this.working = next;
+      await this.answer(next);
+      this.working = null;
+    }
+  }
+
+  private async answer(request: Pending): Promise<void> {
+    const handler = this.handlers.get(request.command);
+    if (!handler) {
+      const like = nearest(request.command, [...this.handlers.keys()]);
+      const hint = like ? `; did you mean "${like}"?` : "";
+      this.fail(request, ErrorId.UNKNOWN_COMMAND, `this adapter knows no request "${request.command}"${hint}`);
+      return;
+    }
+    const problems = check(request.args, requestSchemas[request.command] ?? {}, `${request.command}: argument`);
+    if (problems.length > 0) {
+      this.fail(
+        request,
+        ErrorId.BAD_ARGUMENTS,
+        problems.map((p) => p.replace(": argument needs", ": arguments need")).join("; "),
+      );
+      return;
+    }
+    const token: CancelToken = {
+      check: () => {
+        if (request.cancelled) throw new Cancelled();
+      },
+    };
+    try {
+      token.check();
+      const body = await handler(request.args, token);
+      token.check();
+      this.respond(request, true, body);
+      this.after(request.command);
+    } catch (error) {
+      if (error instanceof Cancelled) this.respond(request, false, undefined, "cancelled");
+      else this.fail(request, ErrorId.FAILED, error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  /** What follows an answer. */
+  private after(command: string): void {
+    if (command === "launch") this.event("initialized");
+    if (command === "disconnect") this.transport.close();
+  }
+
+  // ---- messages out ----
+
+  private send(message: Omit<DebugProtocol.ProtocolMessage, "seq">): void {
+    this.transport.send({ seq: this.nextSeq++, ...message });
+  }
+
+  private respond(request: { seq: number; command: string }, success: boolean, body?: object, message?: string): void {
+    const response = { type: "response", request_seq: request.seq, success, command: request.command };
+    this.send({ ...response, ...(message ? { message } : {}), ...(body ? { body } : {}) } as DebugProtocol.Response);
+  }
+
+  private fail(request: { seq: number; command: string }, id: number, text: string): void {
+    // Braces in an error's format are placeholders; here they are text.
+    const error = { id, format: "{text}", variables: { text }, showUser: request.command === "launch" };
+    this.respond(request, false, { error }, text);
+  }
+
+  event(name: string, body?: object): void {
+    this.send({ type: "event", event: name, ...(body ? { body } : {}) } as DebugProtocol.Event);
+  }
+
+  customEvent<E extends CustomEvent>(name: E, body: CustomEvents[E]): void {
+    this.event(name, body);
+  }
+
+  output(text: string, category: "console" | "important" | "stdout" | "stderr" = "console"): void {
+    this.event("output", { category, output: text.endsWith("\n") ? text : `${text}\n` });
+  }
+
+  invalidate(areas: readonly DebugProtocol.InvalidatedAreas[]): void {
+    if (areas.includes("stacks")) this.stack.refresh();
+    if (this.client.invalidatedEvents) this.event("invalidated", { areas });
+  }
+
+  // ---- the session's life ----
+
+  private lifeHandlers(): Handlers {
+    return {
+      initialize: (args: DebugProtocol.InitializeRequestArguments) => this.initialize(args),
+      launch: (args: Record<string, unknown>) => this.launch(args),
+      attach: async () => {
+        throw new Error("Hyperstep launches guests; there is nothing to attach to");
+      },
+      configurationDone: () => this.configurationDone(),
+      restart: (args: { arguments?: Record<string, unknown> }) => this.restart(args),
+      terminate: async () => {
+        await this.finish();
+        return undefined;
+      },
+      disconnect: async () => {
+        await this.finish();
+        this.phase = "over";
+        return undefined;
+      },
+      cancel: (args: DebugProtocol.CancelArguments) => this.cancel(args),
+      continue: async () => {
+        await this.resume({ kind: "continue" });
+        return { allThreadsContinued: true };
+      },
+      next: (args: DebugProtocol.NextArguments) => this.step({ kind: "next", vcpu: vcpuOf(args.threadId) }),
+      stepIn: (args: DebugProtocol.StepInArguments) => this.stepIn(args),
+      stepOut: (args: DebugProtocol.StepOutArguments) => this.step({ kind: "stepOut", vcpu: vcpuOf(args.threadId) }),
+      stepInTargets: async () => ({ targets: this.stepInTargets() }),
+      pause: async () => {
+        await this.engine.request("pause", {});
+        return undefined;
+      },
+      source: (args: DebugProtocol.SourceArguments) => this.source(args),
+      loadedSources: async () => ({ sources: await this.sources.loaded() }),
+    };
+  }
+
+  private async initialize(args: DebugProtocol.InitializeRequestArguments): Promise<DebugProtocol.Capabilities> {
+    if (this.phase !== "new") throw new Error("this session is initialized already");
+    this.phase = "initialized";
+    this.client = {
+      linesStartAt1: args.linesStartAt1 ?? true,
+      columnsStartAt1: args.columnsStartAt1 ?? true,
+      invalidatedEvents: args.supportsInvalidatedEvent ?? false,
+      memoryEvents: args.supportsMemoryEvent ?? false,
+      progress: args.supportsProgressReporting ?? false,
+    };
+    return capabilities;
+  }
+
+  private async launch(args: Record<string, unknown>): Promise<undefined> {
+    if (this.phase === "new") throw new Error("the first request must be initialize");
+    if (this.phase !== "initialized") throw new Error("this session has launched its guest already");
+    try {
+      await this.start(args);
+      this.phase = "launched";
+    } catch (error) {
+      // A configuration that cannot work ends the session: the client shows the error and takes it down.
+      this.engineGone();
+      throw error;
+    }
+    return undefined;
+  }
+
+  private async start(args: Record<string, unknown>): Promise<void> {
+    const { configuration, warnings } = validateLaunch(args);
+    for (const warning of warnings) this.output(warning, "important");
+    this.configuration = configuration;
+    this.numbers = configuration.numbers;
+    await this.withProgress(`Loading ${configuration.program}`, async () => {
+      const request = await readImages(configuration, this.host);
+      const symbols = await readSymbols(configuration, request.image.bytes, this.host);
+      for (const warning of symbols.warnings) this.output(warning, "important");
+      this.symbols = symbols.table;
+      await this.startEngine(request);
+    });
+  }
+
+  private async startEngine(request: LaunchRequest): Promise<void> {
+    this.serialDecoder = new TextDecoder();
+    this.ending = null;
+    const engine: EngineClient = new EngineClient(
+      this.host,
+      (event) => {
+        if (this.client_ === engine) this.onEngine(event);
+      },
+      (error) => {
+        if (this.client_ === engine) this.engineFailed(error);
+      },
+    );
+    this.client_ = engine;
+    await engine.request("launch", request);
+    await engine.request("setSymbols", {
+      symbols: this.symbols.all.map(({ name, address, size }) => ({ name, address, size })),
+    });
+  }
+
+  private async withProgress(title: string, work: () => Promise<void>): Promise<void> {
+    if (!this.client.progress) return work();
+    const progressId = `hyperstep-${this.nextProgress++}`;
+    this.event("progressStart", { progressId, title, cancellable: false });
+    try {
+      await work();
+    } finally {
+      this.event("progressEnd", { progressId });
+    }
+  }
+
+  private async configurationDone(): Promise<undefined> {
+    if (this.phase !== "launched") throw new Error("nothing has been launched yet");
+    this.phase = "running";
+    await this.begin();
+    return undefined;
+  }
+
+  private async begin(): Promise<void> {
+    const { configuration } = this;
+    if (configuration?.noDebug) {
+      await this.engine.request("setBreakpoints", { list: [] });
+      await this.engine.request("setWatchpoints", { list: [] });
+      await this.engine.request("setTraceFilters", { list: [] });
+    }
+    if (configuration?.stopOnEntry && !configuration.noDebug) {
+      this.onStopped({
+        reason: "entry",
+        vcpu: 0,
+        hits: [],
+        text: "Before the first instruction",
+        traceKind: 0,
+        modelFrames: [],
+      });
+      return;
+    }
+    await this.engine.request("resume", { kind: "start" });
+  }
+
+  private async restart(args: { arguments?: Record<string, unknown> }): Promise<undefined> {
+    if (this.phase !== "running" || !this.configuration) throw new Error("there is no guest to restart");
+    const raw = args.arguments ?? null;
+    const old = this.client_;
+    this.client_ = null;
+    this.running();
+    await old?.terminate(PATIENCE);
+    if (raw) await this.start(raw);
+    else {
+      const request = await readImages(this.configuration, this.host);
+      await this.startEngine(request);
+    }
+    await this.breakpoints.send();
+    await this.begin();
+    return undefined;
+  }
+
+  private async cancel(args: DebugProtocol.CancelArguments): Promise<undefined> {
+    for (const pending of [this.working, ...this.queue])
+      if (pending && pending.seq === args.requestId) pending.cancelled = true;
+    return undefined;
+  }
+
+  /** Ends the engine and tells the client, once. */
+  private async finish(): Promise<void> {
+    const engine = this.client_;
+    this.client_ = null;
+    this.running();
+    await engine?.terminate(PATIENCE);
+    this.over();
+  }
+
+  private over(): void {
+    if (this.phase === "over" || this.phase === "new") return;
+    this.phase = "over";
+    this.event("terminated");
+  }
+
+  private end(): void {
+    this.engineGone();
+    this.phase = "over";
+  }
+
+  private engineGone(): void {
+    this.client_?.dispose();
+    this.client_ = null;
+  }
+
+  // ---- running and stopping ----
+
+  private async resume(how: Resume): Promise<void> {
+    if (this.ending) {
+      this.output("The guest has ended.");
+      await this.finish();
+      return;
+    }
+    await this.engine.request("resume", how);
+  }
+
+  private async step(how: Resume): Promise<undefined> {
+    await this.resume(how);
+    return undefined;
+  }
+
+  private stepIn(args: DebugProtocol.StepInArguments): Promise<undefined> {
+    const vcpu = vcpuOf(args.threadId);
+    const target = args.targetId === undefined ? undefined : STEP_TARGETS[args.targetId - 1];
+    if (args.targetId !== undefined && !target) throw new Error(`there is no step-in target ${args.targetId}`);
+    return this.step({ kind: "stepIn", vcpu, ...(target ? { stages: target.stages } : {}) });
+  }
+
+  private stepInTargets(): DebugProtocol.StepInTarget[] {
+    if (this.configuration?.accel === "none") return [];
+    return STEP_TARGETS.map(({ label }, i) => ({ id: i + 1, label }));
+  }
+
+  private running(): void {
+    this.stop = null;
+    this.stack.forget();
+    this.variables.forget();
+  }
+
+  private onEngine(event: EngineEvent): void {
+    switch (event.event) {
+      case "stopped":
+        this.onStopped(event.stop);
+        break;
+      case "continued":
+        this.running();
+        this.customEvent("hyperstep/continued", {});
+        break;
+      case "serial":
+        this.onSerial(event.port, event.bytes);
+        break;
+      case "log":
+        this.output(event.text);
+        break;
+      case "ended":
+        this.onEnded(event.ending);
+        break;
+    }
+  }
+
+  private onSerial(port: number, bytes: Uint8Array): void {
+    const serial = this.configuration?.serial ?? "terminal";
+    if (serial !== "console") this.customEvent("hyperstep/serial", { port, data: toBase64(bytes) });
+    if (serial === "terminal" || port !== 0) return;
+    this.event("output", { category: "stdout", output: this.serialDecoder.decode(bytes, { stream: true }) });
+  }
+
+  private onStopped(stop: Stop): void {
+    this.running();
+    this.stop = stop;
+    this.memory.vcpu = stop.vcpu;
+    const { reason, hitBreakpointIds } = this.breakpoints.reasonOf(stop);
+    this.event("stopped", {
+      reason,
+      threadId: threadOf(stop.vcpu),
+      allThreadsStopped: true,
+      ...(stop.text ? { description: stop.text } : {}),
+      ...(stop.description || (reason === "exception" && stop.text) ? { text: stop.description ?? stop.text } : {}),
+      ...(hitBreakpointIds.length > 0 ? { hitBreakpointIds } : {}),
+    });
+    this.customEvent("hyperstep/stopped", {
+      threadId: threadOf(stop.vcpu),
+      stage: STAGE_NAMES.get(stop.traceKind) ?? "",
+      text: stop.text,
+      detail: Object.fromEntries(
+        Object.entries(stop.detail ?? {}).map(([k, v]) => [k, typeof v === "bigint" ? `0x${v.toString(16)}` : v]),
+      ),
+    });
+  }
+
+  private onEnded(ending: Ending): void {
+    this.ending = ending;
+    switch (ending.kind) {
+      case "debug-exit":
+        this.output(`The guest wrote ${ending.code} to the debug-exit port.`);
+        this.exited((ending.code << 1) | 1);
+        return;
+      case "power-off":
+        this.output("The guest switched the machine off.");
+        this.exited(0);
+        return;
+      case "reset":
+        this.output("The guest reset the machine.");
+        this.exited(0);
+        return;
+      case "dead-halt":
+        this.postMortem(ending, 0, "Nothing can happen any more: every vCPU is halted and no event is due.");
+        return;
+      case "triple-fault":
+        this.postMortem(ending, ending.vcpu, `Triple fault: ${ending.cause}`);
+        return;
+      case "internal-error":
+        this.postMortem(ending, ending.vcpu, ending.cause);
+    }
+  }
+
+  private exited(exitCode: number): void {
+    this.event("exited", { exitCode });
+    void this.finish();
+  }
+
+  /** The guest is dead, but can be looked at; going on ends the session. */
+  private postMortem(ending: Ending, vcpu: number, text: string): void {
+    if (this.configuration?.noDebug) {
+      this.output(text, "important");
+      this.exited(1);
+      return;
+    }
+    const headline = text.split("\n", 1)[0];
+    this.onStopped({
+      reason: "ending",
+      vcpu,
+      hits: [],
+      text: headline,
+      description: text,
+      traceKind: 0,
+      modelFrames: [],
+      ending,
+    });
+  }
+
+  private engineFailed(error: Error): void {
+    this.output(`The engine stopped working: ${error.message}`, "important");
+    this.engineGone();
+    this.running();
+    this.over();
+  }
+
+  private async source(args: DebugProtocol.SourceArguments): Promise<DebugProtocol.SourceResponse["body"]> {
+    const reference = args.source?.sourceReference || args.sourceReference;
+    const content = this.sources.content(reference);
+    if (content === undefined) throw new Error(`there is no source ${reference}`);
+    return { content, mimeType: "text/typescript" };
+  }
+}

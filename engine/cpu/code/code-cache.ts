@@ -1,0 +1,354 @@
+/**
+ * One vCPU's view of decoded code: works out its code context, finds the record for RIP and decodes what is not there.
+ */
+import { Access, type CodeCache, type Cpu, CpuFault, Vector } from "../cpu";
+import { decode, MAX_INSTRUCTION_LENGTH } from "../isa/decoder";
+import { DecodeError, type Instruction, newInstruction, OperandKind } from "../isa/instruction";
+import { OPCODES, rowOn } from "../isa/opcodes";
+import { NEVER_CACHED } from "../memory/contexts";
+import { CodeMode, CpuState, Off, Seg, SegPart } from "../state";
+import { ArenaFlushed, type CodePage, type CodeStore } from "./code-store";
+import {
+  branchTarget,
+  CODE_BASE_AT,
+  CODE_MASK_AT,
+  PseudoKey,
+  RECORD_SIZE,
+  RecordFault,
+  RecordField,
+  writePseudo,
+  writeRecord,
+} from "./record";
+
+/** Longest run of instructions decoded in one go. */
+const MAX_RUN = 48;
+/** Contexts of code are numbered from 1; 0 is for what must not be remembered. */
+const UNCACHED = 0;
+const LAST_CONTEXT = 0xffe;
+const MASK64 = 0xffff_ffff_ffff_ffffn;
+const MASK32 = 0xffff_ffffn;
+
+/** Gives instructions their handler numbers: the interpreter. */
+export interface KeySource {
+  /** Number of the handler that runs system instructions and RecordFault. */
+  readonly systemKey: number;
+  keyOf(instruction: Instruction, mode: CodeMode): number;
+  /** Makes the handlers of all numbers given out so far ready to run. */
+  prepare(): void;
+}
+
+/** What code contexts are made of, shared by the vCPUs of one CodeStore. */
+export class CodeContexts {
+  private numbers = new Map<string, number>();
+  private long = new Uint16Array(4096);
+  private next = 1;
+
+  constructor(private readonly store: CodeStore) {}
+
+  /** Number for a TLB tag and a kind of code. */
+  number(tag: number, mode: CodeMode, base: bigint, limit: number): number {
+    if (mode === CodeMode.LONG64) {
+      const known = this.long[tag];
+      if (known !== 0) return known;
+    }
+    const name = `${tag} ${mode} ${base} ${limit}`;
+    let number = this.numbers.get(name);
+    if (number === undefined) {
+      if (this.next > LAST_CONTEXT) {
+        this.numbers = new Map();
+        this.long.fill(0);
+        this.next = 1;
+        this.store.flushItlb();
+        this.store.generation++;
+      }
+      number = this.next++;
+      this.numbers.set(name, number);
+    }
+    if (mode === CodeMode.LONG64) this.long[tag] = number;
+    return number;
+  }
+}
+
+/** Default width of code in bits. */
+export function codeWidth(mode: CodeMode): 16 | 32 | 64 {
+  if (mode === CodeMode.LONG64) return 64;
+  return mode === CodeMode.PROTECTED32 || mode === CodeMode.COMPAT32 ? 32 : 16;
+}
+
+export class VcpuCode implements CodeCache {
+  private readonly scratch = newInstruction();
+  private context = UNCACHED;
+  private mode: CodeMode = CodeMode.REAL;
+  private base = 0n;
+  private limit = 0;
+  /** A run that is used once: code that is not in memory, and contexts that are not remembered. */
+  private readonly crossBytes = new Uint8Array(MAX_INSTRUCTION_LENGTH);
+  private crossRecords = 0;
+  private crossIndex = 0;
+  private crossGeneration = -1;
+
+  constructor(
+    private readonly cpu: Cpu,
+    readonly store: CodeStore,
+    private readonly contexts: CodeContexts,
+    private readonly keys: KeySource,
+  ) {}
+
+  updateContext(): void {
+    const { state } = this.cpu;
+    const mode = state.codeMode;
+    const long = mode === CodeMode.LONG64;
+    const cs = CpuState.segOffset(Seg.CS);
+    this.mode = mode;
+    this.base = long ? 0n : state.u64(cs + SegPart.BASE) & MASK32;
+    this.limit = long ? -1 : state.u32(cs + SegPart.LIMIT);
+    const tag = state.lo(Off.TLB_CONTEXT);
+    if (tag === NEVER_CACHED) {
+      this.store.flushItlb();
+      this.context = UNCACHED;
+    } else this.context = this.contexts.number(tag, mode, this.base, this.limit);
+    state.setLo(Off.CODE_CONTEXT, this.context);
+    state.setHi(Off.CODE_CONTEXT, 0);
+    const { view } = this.store.memory;
+    view.setBigUint64(CODE_BASE_AT, this.base, true);
+    view.setBigUint64(CODE_MASK_AT, long ? MASK64 : MASK32, true);
+  }
+
+  invalidateLinear(linear: bigint | undefined): void {
+    if (linear === undefined) this.store.flushItlb();
+    else this.store.dropItlb(Number(linear & MASK32) | 0);
+    this.store.generation++;
+  }
+
+  invalidatePhysical(pa: number, length: number): void {
+    this.store.invalidate(pa, length);
+  }
+
+  hasCode(pa: number): boolean {
+    return this.store.hasCode(pa);
+  }
+
+  touches(pa: number, length: number): boolean {
+    return this.store.touches(pa, length);
+  }
+
+  flushEverything(): void {
+    this.store.flush();
+  }
+
+  /**
+   * The record for the instruction at RIP, decoded if need be.
+   * @throws CpuFault #PF, or #GP(0) for a RIP beyond CS.limit or not canonical; VmExitTaken
+   */
+  locate(): number {
+    const rip = this.cpu.state.rip;
+    const linear = this.linearOf(rip);
+    const lo = Number(linear & MASK32) | 0;
+    const hi = Number(linear >> 32n) | 0;
+    const known = this.store.lookup(lo, hi, this.context);
+    if (known !== 0) return known;
+    if (this.mode !== CodeMode.LONG64 && rip > BigInt(this.limit >>> 0)) throw new CpuFault(Vector.GP, 0);
+    const pa = this.cpu.mmu.translate(linear, Access.EXECUTE);
+    const host = this.cpu.memory.hostOffset(pa - (pa % 4096));
+    if (host < 0) return this.putTogether();
+    for (;;) {
+      try {
+        const record = this.decodeAt(Math.floor(pa / 4096), host, linear, rip);
+        this.keys.prepare();
+        return record;
+      } catch (e) {
+        if (!(e instanceof ArenaFlushed)) throw e;
+      }
+    }
+  }
+
+  /** Linear address of a RIP. */
+  linearOf(rip: bigint): bigint {
+    return this.mode === CodeMode.LONG64 ? rip : (rip + this.base) & MASK32;
+  }
+
+  private decodeAt(frame: number, host: number, linear: bigint, rip: bigint): number {
+    const store = this.store;
+    const key = { linear: linear & ~0xfffn, mode: this.mode, base: this.base, limit: this.limit };
+    const page = store.page(frame, host, key, () => this.cpu.mmu.protectPhysicalPage(frame * 4096));
+    const offset = Number(linear & 0xfffn);
+    const i32 = store.memory.i32;
+    const lo = Number(linear & MASK32) | 0;
+    store.enterItlb(lo, Number(linear >> 32n) | 0, this.context, page.table);
+    const there = i32[(page.table >> 2) + offset];
+    return there !== 0 ? there : this.decodeRun(page, offset, rip);
+  }
+
+  /** Decodes from `offset` on until control leaves for good, the page ends, or known code is reached. */
+  private decodeRun(page: CodePage, start: number, startRip: bigint): number {
+    const { store, scratch, cpu } = this;
+    const { i32, u8 } = store.memory;
+    const long = this.mode === CodeMode.LONG64;
+    const width = codeWidth(this.mode);
+    const table = page.table >> 2;
+    const first = store.allocate((MAX_RUN * 2 + 1) * RECORD_SIZE);
+    let at = first;
+    let offset = start;
+    let rip = startRip;
+    const begun: [offset: number, record: number][] = [];
+    for (let n = 0; ; n++) {
+      if (offset >= 4096 || n >= MAX_RUN) {
+        writePseudo(store.memory, at, PseudoKey.LOOKUP, rip);
+        break;
+      }
+      const known = i32[table + offset];
+      if (known !== 0) {
+        writePseudo(store.memory, at, PseudoKey.GOTO, rip, known);
+        break;
+      }
+      begun.push([offset, at]);
+      if (store.breakpoints.has(page.linear + BigInt(offset))) {
+        writePseudo(store.memory, at, PseudoKey.BREAK, rip);
+        at += RECORD_SIZE;
+      }
+      const length = decode(u8, page.host + offset, page.host + 4096, width, scratch);
+      if (length === DecodeError.MORE) {
+        store.markDecoded(page.frame, offset, 4096 - offset);
+        writePseudo(store.memory, at, PseudoKey.CROSS, rip);
+        break;
+      }
+      store.markDecoded(page.frame, offset, length > 0 ? length : MAX_INSTRUCTION_LENGTH);
+      const key = this.keyFor(length, rip);
+      if (isFault(key)) {
+        this.writeFault(at, key, rip);
+        break;
+      }
+      const row = OPCODES[scratch.opcode];
+      let index = 0;
+      if (row.system) {
+        index = store.instructions.length;
+        store.instructions.push(copyInstruction(scratch));
+      }
+      writeRecord(store.memory, at, key, scratch, index, rip, long);
+      if (scratch.operands[0].kind === OperandKind.RELATIVE) this.link(page, at, branchTarget(scratch, rip, long));
+      at += RECORD_SIZE;
+      offset += length;
+      rip = rip + BigInt(length);
+      if (endsRun(row.mnemonic)) {
+        writePseudo(store.memory, at, PseudoKey.LOOKUP, rip);
+        break;
+      }
+    }
+    store.shrink(at + RECORD_SIZE);
+    for (const [o, record] of begun) {
+      i32[table + o] = record;
+      for (const waiting of page.waiting.get(o) ?? []) i32[(waiting + RecordField.LINK) >> 2] = record;
+      page.waiting.delete(o);
+    }
+    if (cpu.state.base !== 0) throw new Error("code is decoded for the running vCPU only");
+    return first;
+  }
+
+  /** Handler number of what `scratch` holds, or the RecordFault that the processor raises instead. */
+  private keyFor(length: number, rip: bigint): number {
+    const { scratch } = this;
+    if (length === DecodeError.UD) return RecordFault.UD;
+    if (length <= 0) return RecordFault.GP;
+    if (this.mode !== CodeMode.LONG64 && rip + BigInt(length - 1) > BigInt(this.limit >>> 0)) return RecordFault.GP;
+    const row = OPCODES[scratch.opcode];
+    const effective = rowOn(this.cpu.model.features, row);
+    if (!effective || (row.protectedOnly && this.mode <= CodeMode.VM86)) return RecordFault.UD;
+    scratch.opcode = effective.index;
+    return effective.system ? this.keys.systemKey : this.keys.keyOf(scratch, this.mode);
+  }
+
+  private writeFault(at: number, fault: number, rip: bigint): void {
+    writePseudo(this.store.memory, at, this.keys.systemKey, rip);
+    this.store.memory.i32[(at + RecordField.INSTRUCTION) >> 2] = fault;
+  }
+
+  /** Sets LINK of a branch whose target lies on its page, now or when the target is decoded. */
+  private link(page: CodePage, record: number, target: bigint): void {
+    const linear = this.linearOf(target);
+    if ((linear & ~0xfffn) !== page.linear) return;
+    const offset = Number(linear & 0xfffn);
+    const i32 = this.store.memory.i32;
+    const there = i32[(page.table >> 2) + offset];
+    if (there !== 0) i32[(record + RecordField.LINK) >> 2] = there;
+    else {
+      const list = page.waiting.get(offset);
+      if (list) list.push(record);
+      else page.waiting.set(offset, [record]);
+    }
+  }
+
+  /**
+   * A record for the instruction at RIP made of bytes fetched one by one: it crosses a page's end, or is not in memory.
+   * It is good for one execution. A BREAK in front of it has been looked at already.
+   * @throws CpuFault, VmExitTaken
+   */
+  putTogether(): number {
+    const { cpu, scratch, store } = this;
+    const rip = cpu.state.rip;
+    const long = this.mode === CodeMode.LONG64;
+    const bytes = this.crossBytes;
+    const width = codeWidth(this.mode);
+    let length: number = DecodeError.MORE;
+    let have = 0;
+    while (length === DecodeError.MORE && have < MAX_INSTRUCTION_LENGTH) {
+      const linear = this.linearOf(rip + BigInt(have));
+      if (!long && rip + BigInt(have) > BigInt(this.limit >>> 0)) throw new CpuFault(Vector.GP, 0);
+      const pa = cpu.mmu.translate(long ? linear & MASK64 : linear, Access.EXECUTE);
+      const host = cpu.memory.hostOffset(pa);
+      bytes[have++] = host >= 0 ? store.memory.u8[host] : Number(cpu.bus.mmioRead(pa, 1));
+      length = decode(bytes, 0, have, width, scratch);
+    }
+    if (this.crossGeneration !== store.generation || this.crossRecords === 0) {
+      this.crossRecords = this.allocateCross();
+      this.crossIndex = store.instructions.push(newInstruction()) - 1;
+      this.crossGeneration = store.generation;
+    }
+    const at = this.crossRecords;
+    const key = this.keyFor(length, rip);
+    if (isFault(key)) this.writeFault(at, key, rip);
+    else {
+      store.instructions[this.crossIndex] = copyInstruction(scratch);
+      writeRecord(store.memory, at, key, scratch, this.crossIndex, rip, long);
+      this.keys.prepare();
+    }
+    writePseudo(store.memory, at + RECORD_SIZE, PseudoKey.LOOKUP, rip + BigInt(Math.max(length, 0)));
+    return at;
+  }
+
+  private allocateCross(): number {
+    for (;;) {
+      try {
+        return this.store.allocate(2 * RECORD_SIZE);
+      } catch (e) {
+        if (!(e instanceof ArenaFlushed)) throw e;
+      }
+    }
+  }
+}
+
+const isFault = (key: number): boolean => key >= RecordFault.GP;
+
+/** Behind these nothing follows that is surely code. */
+function endsRun(mnemonic: string): boolean {
+  return ENDS.has(mnemonic);
+}
+const ENDS: ReadonlySet<string> = new Set([
+  "JMP",
+  "JMP_FAR",
+  "RET",
+  "RET_FAR",
+  "IRET",
+  "UD0",
+  "UD1",
+  "UD2",
+  "SYSRET",
+  "SYSEXIT",
+  "RSM",
+  "VMLAUNCH",
+  "VMRESUME",
+]);
+
+function copyInstruction(from: Instruction): Instruction {
+  const [a, b, c, d] = from.operands;
+  return { ...from, operands: [{ ...a }, { ...b }, { ...c }, { ...d }] };
+}

@@ -1,0 +1,201 @@
+/**
+ * Decoded code of one engine memory, shared by its vCPUs: pages of records in the code arena, which physical bytes they
+ * were decoded from, and the code TLB that leads from linear addresses to them.
+ *
+ * A code page belongs to one physical page as one kind of code sees it: same linear page, same mode, same CS base and
+ * limit. Its table has a word for each of the 4096 places an instruction may begin at: its record, or 0. Nothing here is
+ * architectural: all of it may be forgotten at any instruction boundary.
+ */
+import { CODE_ARENA_BASE, CODE_ARENA_SIZE, ITLB_BASE, ITLB_ENTRIES, ITLB_ENTRY_SIZE } from "../../memory/layout";
+import type { PhysicalMemory } from "../../memory/physical";
+import type { Instruction } from "../isa/instruction";
+import type { CodeMode } from "../state";
+
+export const TABLE_SIZE = 4096 * 4;
+
+/** What makes one code page differ from another on the same physical page. */
+export interface CodePageKey {
+  /** Linear address of the page. */
+  readonly linear: bigint;
+  readonly mode: CodeMode;
+  /** CS.base and CS.limit; 0 and -1 in 64-bit mode. */
+  readonly base: bigint;
+  readonly limit: number;
+}
+
+export interface CodePage extends CodePageKey {
+  /** Physical page number. */
+  readonly frame: number;
+  /** Host offset of the page's first byte. */
+  readonly host: number;
+  /** Host offset of the record table. */
+  readonly table: number;
+  /** Records whose LINK waits for the instruction at an offset of this page to be decoded. */
+  readonly waiting: Map<number, number[]>;
+}
+
+/** Code decoded from one physical page. */
+interface FrameCode {
+  /** A bit for each byte that belongs to a decoded instruction. */
+  readonly bytes: Uint32Array;
+  pages: CodePage[];
+}
+
+/** The arena is full: everything has been forgotten, and whoever was decoding starts again. */
+export class ArenaFlushed {}
+
+export class CodeStore {
+  private readonly frames = new Map<number, FrameCode>();
+  private readonly i32: Int32Array;
+  private next = CODE_ARENA_BASE;
+  private readonly end = CODE_ARENA_BASE + CODE_ARENA_SIZE;
+  /** Instructions that system handlers read, by RecordField.INSTRUCTION. */
+  instructions: Instruction[] = [];
+  /** Changes whenever records may have become stale: code that runs must look itself up again. */
+  generation = 0;
+  /** Linear addresses that get a BREAK in front of their instruction. */
+  breakpoints: ReadonlySet<bigint> = new Set();
+
+  constructor(readonly memory: PhysicalMemory) {
+    this.i32 = memory.i32;
+    this.flush();
+  }
+
+  /** Forgets everything. */
+  flush(): void {
+    this.frames.clear();
+    this.instructions = [];
+    this.next = CODE_ARENA_BASE;
+    this.generation++;
+    this.flushItlb();
+  }
+
+  /**
+   * Space in the arena, 64-byte aligned.
+   * @throws ArenaFlushed when there was none
+   */
+  allocate(bytes: number): number {
+    const at = this.next;
+    if (at + bytes > this.end) {
+      this.flush();
+      throw new ArenaFlushed();
+    }
+    this.next = at + Math.ceil(bytes / 64) * 64;
+    return at;
+  }
+
+  /** Gives back the tail of the last allocation. */
+  shrink(end: number): void {
+    this.next = Math.ceil(end / 64) * 64;
+  }
+
+  // ---- code TLB
+
+  flushItlb(): void {
+    this.i32.fill(-1, ITLB_BASE >> 2, (ITLB_BASE + ITLB_ENTRIES * ITLB_ENTRY_SIZE) >> 2);
+  }
+
+  static itlbEntry(linearLo: number): number {
+    return ITLB_BASE + ((linearLo >>> 12) & (ITLB_ENTRIES - 1)) * ITLB_ENTRY_SIZE;
+  }
+
+  /** Drops the one entry that could hold a linear page, whatever its context. */
+  dropItlb(linearLo: number): void {
+    const w = CodeStore.itlbEntry(linearLo) >> 2;
+    this.i32[w] = -1;
+    this.i32[w + 1] = -1;
+  }
+
+  enterItlb(linearLo: number, linearHi: number, context: number, table: number): void {
+    const w = CodeStore.itlbEntry(linearLo) >> 2;
+    this.i32[w] = (linearLo & ~0xfff) | context;
+    this.i32[w + 1] = linearHi;
+    this.i32[w + 2] = table;
+  }
+
+  /** Record at a linear address if the code TLB knows it, else 0. */
+  lookup(linearLo: number, linearHi: number, context: number): number {
+    const w = CodeStore.itlbEntry(linearLo) >> 2;
+    if (this.i32[w] !== ((linearLo & ~0xfff) | context) || this.i32[w + 1] !== linearHi) return 0;
+    return this.i32[(this.i32[w + 2] >> 2) + (linearLo & 0xfff)];
+  }
+
+  // ---- pages
+
+  /**
+   * The code page for a key on a physical page, made when it is not there.
+   * @param fresh called when the physical page gets its first code page: stores to it must be seen from now on
+   */
+  page(frame: number, host: number, key: CodePageKey, fresh: () => void): CodePage {
+    let code = this.frames.get(frame);
+    const found = code?.pages.find(
+      (p) => p.linear === key.linear && p.mode === key.mode && p.base === key.base && p.limit === key.limit,
+    );
+    if (found) return found;
+    const table = this.allocate(TABLE_SIZE);
+    this.i32.fill(0, table >> 2, (table + TABLE_SIZE) >> 2);
+    if (!code) {
+      code = { bytes: new Uint32Array(128), pages: [] };
+      this.frames.set(frame, code);
+      fresh();
+    }
+    const page: CodePage = { ...key, frame, host, table, waiting: new Map() };
+    code.pages.push(page);
+    return page;
+  }
+
+  /** Notes that an instruction of `length` bytes at `offset` of the frame was decoded (what lies beyond its end is cut). */
+  markDecoded(frame: number, offset: number, length: number): void {
+    const bytes = this.frames.get(frame)?.bytes;
+    if (!bytes) return;
+    for (let i = offset; i < Math.min(offset + length, 4096); i++) bytes[i >> 5] |= 1 << (i & 31);
+  }
+
+  hasCode(pa: number): boolean {
+    return this.frames.has(Math.floor(pa / 4096));
+  }
+
+  touches(pa: number, length: number): boolean {
+    const code = this.frames.get(Math.floor(pa / 4096));
+    if (!code) return false;
+    const first = pa % 4096;
+    for (let i = first; i < Math.min(first + length, 4096); i++) {
+      if (code.bytes[i >> 5] & (1 << (i & 31))) return true;
+    }
+    return false;
+  }
+
+  /** Bytes of physical memory changed. */
+  invalidate(pa: number, length: number): void {
+    const end = pa + length;
+    for (let at = pa; at < end; at = (Math.floor(at / 4096) + 1) * 4096) {
+      const part = Math.min(end - at, 4096 - (at % 4096));
+      if (this.touches(at, part)) this.dropFrame(Math.floor(at / 4096));
+    }
+  }
+
+  /** Forgets the code of a physical page. Old records stay readable until the arena is flushed, so that running ones end well. */
+  private dropFrame(frame: number): void {
+    const code = this.frames.get(frame);
+    if (!code) return;
+    for (const page of code.pages) {
+      this.i32.fill(0, page.table >> 2, (page.table + TABLE_SIZE) >> 2);
+      this.dropItlb(Number(page.linear & 0xffff_ffffn) | 0);
+    }
+    this.frames.delete(frame);
+    this.generation++;
+  }
+
+  /** Sets the linear addresses to stop at; pages on which that changes anything are decoded anew. */
+  setBreakpoints(next: ReadonlySet<bigint>): void {
+    const changed = new Set<bigint>();
+    const page = (linear: bigint): bigint => linear & ~0xfffn;
+    for (const b of next) if (!this.breakpoints.has(b)) changed.add(page(b));
+    for (const b of this.breakpoints) if (!next.has(b)) changed.add(page(b));
+    this.breakpoints = next;
+    if (changed.size === 0) return;
+    for (const [frame, code] of [...this.frames]) {
+      if (code.pages.some((p) => changed.has(p.linear))) this.dropFrame(frame);
+    }
+  }
+}

@@ -1,0 +1,89 @@
+/**
+ * Out-of-line handlers: one wasm function per shape and road, made the first time the shape is decoded (or takes the slow
+ * road), many to a module, called through the function table.
+ */
+import { semantics } from "../isa/semantics";
+import type { Shape } from "../isa/semantics/shape";
+import { FunctionBuilder } from "../wasm/function";
+import { ModuleBuilder } from "../wasm/module";
+import { HANDLER } from "./abi";
+import { importHelpers } from "./interpreter";
+import { RecordContext, type Road } from "./record-context";
+
+/** Compiled modules by the keys in them: machines of one process share them. */
+const modules = new Map<string, WebAssembly.Module>();
+const MAX_CACHED_MODULES = 4096;
+
+interface Wanted {
+  readonly shape: Shape;
+  readonly road: Road;
+  readonly slot: number;
+}
+
+export class HandlerTable {
+  private readonly slots = new Map<string, number>();
+  private wanted: Wanted[] = [];
+  private next = 1;
+
+  constructor(
+    private readonly table: WebAssembly.Table,
+    private readonly imports: WebAssembly.ModuleImports,
+  ) {}
+
+  /** A free slot of the table. */
+  allocate(): number {
+    if (this.next === this.table.length) this.table.grow(this.table.length);
+    return this.next++;
+  }
+
+  /** Slot of the handler of a shape; it may be called after the next `compile`. */
+  slot(shape: Shape, road: "cold" | "slow"): number {
+    const key = `${road} ${shape.key}`;
+    let slot = this.slots.get(key);
+    if (slot === undefined) {
+      slot = this.allocate();
+      this.slots.set(key, slot);
+      this.wanted.push({ shape, road, slot });
+    }
+    return slot;
+  }
+
+  /** Makes all handlers that were asked for since the last time. */
+  compile(): void {
+    if (this.wanted.length === 0) return;
+    const list = this.wanted;
+    this.wanted = [];
+    const key = list.map((w) => `${w.road} ${w.shape.key}`).join("|");
+    let module = modules.get(key);
+    if (!module) {
+      module = new WebAssembly.Module(build(list));
+      if (modules.size >= MAX_CACHED_MODULES) modules.clear();
+      modules.set(key, module);
+    }
+    const instance = new WebAssembly.Instance(module, { env: this.imports });
+    list.forEach((w, i) => {
+      this.table.set(w.slot, instance.exports[`h${i}`]);
+    });
+  }
+
+  call(slot: number, record: number): number {
+    return (this.table.get(slot) as (record: number) => number)(record);
+  }
+}
+
+function build(list: readonly Wanted[]): Uint8Array<ArrayBuffer> {
+  const module = new ModuleBuilder();
+  const helpers = importHelpers(module);
+  list.forEach(({ shape, road }, i) => {
+    const found = semantics.get(shape.mnemonic);
+    if (!found) throw new Error(`interpreter: no semantics for ${shape.mnemonic}`);
+    const f = new FunctionBuilder(HANDLER);
+    const context = new RecordContext(f, shape, road, helpers);
+    found.sem(context);
+    if (context.ended) f.i32(0);
+    else context.sequential();
+    f.i32(0);
+    module.export(`h${i}`, module.addFunction(f));
+  });
+  return module.toBytes();
+}

@@ -1,0 +1,235 @@
+/**
+ * CPUID of guests (arch/x86/kvm/cpuid.c): what KVM can offer (KVM_GET_SUPPORTED_CPUID), the table userspace set
+ * (KVM_SET_CPUID2), and the bits that follow the guest's own state.
+ */
+import { KvmError } from "./errno";
+import { Cr4, EferBit, kvmReadCr4, kvmRegRead32, kvmRegWrite32 } from "./kvmCacheRegs";
+import { kvmGetApicBase } from "./lapic";
+import type { KvmModule } from "./module";
+import { type KvmVcpu, VcpuReg } from "./types";
+import { KVM_CPUID_FLAG_SIGNIFCANT_INDEX, type KvmCpuidEntry2 } from "./uapi";
+import { kvmSkipEmulatedInstruction } from "./x86Events";
+
+export const KVM_MAX_CPUID_ENTRIES = 256;
+export const KVM_CPUID_SIGNATURE = 0x40000000;
+export const KVM_CPUID_FEATURES = 0x40000001;
+
+export type CpuidReg = "eax" | "ebx" | "ecx" | "edx";
+
+/** Leaves whose answer depends on ECX. */
+const INDEXED_LEAVES: ReadonlySet<number> = new Set([4, 7, 0xb, 0xd, 0xf, 0x10, 0x12, 0x14, 0x17, 0x18, 0x1d, 0x1e, 0x1f, 0x8000001d]);
+
+/** Bits a word of features may keep: the host's bits cut to what KVM knows how to give a guest. */
+// biome-ignore format: a table
+const KVM_CPU_CAPS: readonly { leaf: number; index: number; reg: CpuidReg; mask: number; emulated: number }[] = [
+  // SSE3 PCLMUL SSSE3 FMA CX16 PCID SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND; x2APIC and TSC deadline are emulated
+  { leaf: 1, index: 0, reg: "ecx", mask: 0x76fa3203 & ~0x80000000, emulated: (1 << 21) | (1 << 24) },
+  // everything to SSE2, ACPI and thermal left out
+  { leaf: 1, index: 0, reg: "edx", mask: 0x078bfbff, emulated: 0 },
+  // FSGSBASE BMI1 AVX2 SMEP BMI2 ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB SHA; TSC_ADJUST is emulated
+  { leaf: 7, index: 0, reg: "ebx", mask: 0x219c07a9 & ~0x2, emulated: 0x2 },
+  // UMIP PKU RDPID
+  { leaf: 7, index: 0, reg: "ecx", mask: 0x0040000c & ~0x8, emulated: 0 },
+  { leaf: 7, index: 0, reg: "edx", mask: 0, emulated: 0 },
+  // LAHF ABM PREFETCHW
+  { leaf: 0x80000001, index: 0, reg: "ecx", mask: 0x00000121, emulated: 0 },
+  // SYSCALL NX PDPE1GB RDTSCP LM, and the copies of leaf 1 on AMD
+  { leaf: 0x80000001, index: 0, reg: "edx", mask: 0x2c100800, emulated: 0 },
+];
+
+/** KVM paravirtual features (KVM_FEATURE_*): clock, no I/O delay, newer clock MSRs, stable clock. */
+const KVM_FEATURES_EAX = (1 << 0) | (1 << 1) | (1 << 3) | (1 << 24);
+
+/** KVM_GET_SUPPORTED_CPUID */
+export function kvmDevIoctlGetCpuid(module: KvmModule): KvmCpuidEntry2[] {
+  const { model } = module.host.processors[0];
+  const entries: KvmCpuidEntry2[] = [];
+  for (const leaf of model.leaves) {
+    if (leaf.leaf >= KVM_CPUID_SIGNATURE && leaf.leaf < 0x80000000) continue;
+    const index = leaf.subleaf ?? 0;
+    const entry: KvmCpuidEntry2 = {
+      function: leaf.leaf,
+      index,
+      flags: INDEXED_LEAVES.has(leaf.leaf) ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
+      eax: leaf.eax >>> 0,
+      ebx: leaf.ebx >>> 0,
+      ecx: leaf.ecx >>> 0,
+      edx: leaf.edx >>> 0,
+    };
+    for (const caps of KVM_CPU_CAPS) {
+      if (caps.leaf !== leaf.leaf || caps.index !== index) continue;
+      entry[caps.reg] = ((entry[caps.reg] & caps.mask) | caps.emulated) >>> 0;
+    }
+    switch (leaf.leaf) {
+      case 1:
+        entry.ecx = (entry.ecx | (1 << 31)) >>> 0; // a hypervisor is present
+        entry.ebx &= 0x0000ff00; // the APIC id and number of processors are userspace's to fill in
+        entry.ecx &= ~(1 << 27); // OSXSAVE follows CR4
+        entry.ecx >>>= 0;
+        break;
+      case 5:
+      case 6:
+        // MONITOR/MWAIT and thermal management are not offered; ARAT is (bit 2).
+        entry.eax = leaf.leaf === 6 ? 4 : 0;
+        entry.ebx = 0;
+        entry.ecx = 0;
+        entry.edx = 0;
+        break;
+      case 0xa:
+        entry.eax = 0;
+        entry.ebx = 0;
+        entry.ecx = 0;
+        entry.edx = 0;
+        break;
+    }
+    entries.push(entry);
+  }
+  const signature = (text: string): number =>
+    (text.charCodeAt(0) | (text.charCodeAt(1) << 8) | (text.charCodeAt(2) << 16) | (text.charCodeAt(3) << 24)) >>> 0;
+  entries.push(
+    {
+      function: KVM_CPUID_SIGNATURE,
+      index: 0,
+      flags: 0,
+      eax: KVM_CPUID_FEATURES,
+      ebx: signature("KVMK"),
+      ecx: signature("VMKV"),
+      edx: signature("M\0\0\0"),
+    },
+    { function: KVM_CPUID_FEATURES, index: 0, flags: 0, eax: KVM_FEATURES_EAX, ebx: 0, ecx: 0, edx: 0 },
+  );
+  return entries;
+}
+
+/** kvm_find_cpuid_entry_index */
+export function kvmFindCpuidEntry(vcpu: KvmVcpu, leaf: number, index: number): KvmCpuidEntry2 | undefined {
+  for (const e of vcpu.arch.cpuidEntries) {
+    if (e.function !== leaf) continue;
+    if (!(e.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) || e.index === index) return e;
+  }
+  return undefined;
+}
+
+/** guest_cpuid_has, by word and bit. */
+export function guestCpuidHas(vcpu: KvmVcpu, leaf: number, index: number, reg: CpuidReg, bit: number): boolean {
+  const entry = kvmFindCpuidEntry(vcpu, leaf, index);
+  return entry !== undefined && ((entry[reg] >>> bit) & 1) !== 0;
+}
+
+/** KVM_SET_CPUID2. @throws KvmError E2BIG, EINVAL, and EINVAL once the vCPU has run with another table */
+export function kvmVcpuIoctlSetCpuid2(vcpu: KvmVcpu, entries: readonly KvmCpuidEntry2[]): void {
+  if (entries.length > KVM_MAX_CPUID_ENTRIES) {
+    throw new KvmError("E2BIG", "KVM_SET_CPUID2", `at most ${KVM_MAX_CPUID_ENTRIES} entries`);
+  }
+  if (vcpu.arch.lastVmentryCpu !== -1) {
+    const same =
+      entries.length === vcpu.arch.cpuidEntries.length &&
+      entries.every((e, i) => {
+        const o = vcpu.arch.cpuidEntries[i];
+        return e.function === o.function && e.index === o.index && e.eax === o.eax && e.ebx === o.ebx;
+      });
+    if (!same) throw new KvmError("EINVAL", "KVM_SET_CPUID2", "the vCPU has run; its CPUID may not change any more");
+  }
+  const addressSizes = entries.find((e) => e.function === 0x80000008);
+  const linear = addressSizes ? (addressSizes.eax >> 8) & 0xff : 0;
+  if (linear !== 0 && linear !== 48 && linear !== 57) {
+    throw new KvmError("EINVAL", "KVM_SET_CPUID2", `${linear} linear-address bits: 48 and 57 exist`);
+  }
+  vcpu.arch.cpuidEntries = entries.map((e) => ({ ...e }));
+  kvmUpdateCpuidRuntime(vcpu);
+  kvmVcpuAfterSetCpuid(vcpu);
+}
+
+/** kvm_update_cpuid_runtime: OSXSAVE follows CR4, APIC follows IA32_APIC_BASE, MONITOR follows IA32_MISC_ENABLE. */
+export function kvmUpdateCpuidRuntime(vcpu: KvmVcpu): void {
+  const setBit = (e: KvmCpuidEntry2, reg: CpuidReg, bit: number, on: boolean) => {
+    e[reg] = (on ? e[reg] | (1 << bit) : e[reg] & ~(1 << bit)) >>> 0;
+  };
+  const one = kvmFindCpuidEntry(vcpu, 1, 0);
+  if (one) {
+    if ((one.ecx >>> 26) & 1) setBit(one, "ecx", 27, (kvmReadCr4(vcpu) & Cr4.OSXSAVE) !== 0n);
+    setBit(one, "edx", 9, (kvmGetApicBase(vcpu) & (1n << 11n)) !== 0n);
+    setBit(one, "ecx", 3, (one.ecx & 8) !== 0 && (vcpu.arch.ia32MiscEnable & (1n << 18n)) !== 0n);
+  }
+  const seven = kvmFindCpuidEntry(vcpu, 7, 0);
+  if (seven && (seven.ecx >>> 3) & 1) setBit(seven, "ecx", 4, (kvmReadCr4(vcpu) & Cr4.PKE) !== 0n);
+}
+
+/** kvm_vcpu_after_set_cpuid: what hangs on the table. */
+function kvmVcpuAfterSetCpuid(vcpu: KvmVcpu): void {
+  const { arch } = vcpu;
+  const extended = kvmFindCpuidEntry(vcpu, 0x80000000, 0);
+  const sizes = extended && extended.eax >= 0x80000008 ? kvmFindCpuidEntry(vcpu, 0x80000008, 0) : undefined;
+  arch.maxphyaddr = sizes ? sizes.eax & 0xff : 36;
+  arch.cr4GuestRsvdBits = cr4GuestRsvdBits(vcpu);
+  vcpu.module.ops.vcpuAfterSetCpuid(vcpu);
+}
+
+/** CR4 bits the guest may not set, because its CPUID does not have what they switch. */
+export function cr4GuestRsvdBits(vcpu: KvmVcpu): bigint {
+  const has = (leaf: number, reg: CpuidReg, bit: number) => guestCpuidHas(vcpu, leaf, 0, reg, bit);
+  let reserved = ~(
+    Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT
+  ) & ((1n << 64n) - 1n);
+  if (has(1, "ecx", 26)) reserved &= ~Cr4.OSXSAVE;
+  if (has(1, "ecx", 17)) reserved &= ~Cr4.PCIDE;
+  if (has(7, "ebx", 0)) reserved &= ~Cr4.FSGSBASE;
+  if (has(7, "ebx", 7)) reserved &= ~Cr4.SMEP;
+  if (has(7, "ebx", 20)) reserved &= ~Cr4.SMAP;
+  if (has(7, "ecx", 2)) reserved &= ~Cr4.UMIP;
+  if (has(7, "ecx", 3)) reserved &= ~Cr4.PKE;
+  if (has(7, "ecx", 16)) reserved &= ~Cr4.LA57;
+  return reserved;
+}
+
+/** kvm_cpuid: the answer for EAX, ECX, with Intel's rule for leaves out of range: those of the highest basic one. */
+export function kvmCpuid(vcpu: KvmVcpu, leaf: number, index: number): { eax: number; ebx: number; ecx: number; edx: number } {
+  let entry = kvmFindCpuidEntry(vcpu, leaf, index);
+  if (!entry) {
+    const base = leaf >= 0x80000000 ? 0x80000000 : leaf >= 0x40000000 && leaf < 0x50000000 ? 0x40000000 : 0;
+    const limits = kvmFindCpuidEntry(vcpu, base, 0);
+    const outOfRange = base !== 0x40000000 && (!limits || leaf > limits.eax);
+    const basic = kvmFindCpuidEntry(vcpu, 0, 0);
+    if (outOfRange && basic) entry = kvmFindCpuidEntry(vcpu, basic.eax, index);
+  }
+  if (entry) {
+    const { eax, edx } = entry;
+    let { ebx, ecx } = entry;
+    // XSAVE area of the features that are enabled now.
+    if (leaf === 0xd && index === 0) ebx = xsaveSize(vcpu.arch.xcr0);
+    if (leaf === 7 && index === 0) ebx = entry.ebx;
+    ecx >>>= 0;
+    return { eax, ebx, ecx, edx };
+  }
+  // A missing subleaf of the topology leaves still tells level number and APIC id.
+  if (leaf === 0xb || leaf === 0x1f) {
+    const first = kvmFindCpuidEntry(vcpu, leaf, 1);
+    if (first) return { eax: 0, ebx: 0, ecx: index & 0xff, edx: first.edx };
+  }
+  return { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+}
+
+/** xstate_required_size for x87, SSE and AVX. */
+const xsaveSize = (xcr0: bigint): number => (xcr0 & 4n ? 832 : 576);
+
+/** kvm_emulate_cpuid: the handler of EXIT_REASON_CPUID. */
+export function kvmEmulateCpuid(vcpu: KvmVcpu): number {
+  const leaf = kvmRegRead32(vcpu, VcpuReg.RAX);
+  const index = kvmRegRead32(vcpu, VcpuReg.RCX);
+  const { eax, ebx, ecx, edx } = kvmCpuid(vcpu, leaf, index);
+  kvmRegWrite32(vcpu, VcpuReg.RAX, eax);
+  kvmRegWrite32(vcpu, VcpuReg.RBX, ebx);
+  kvmRegWrite32(vcpu, VcpuReg.RCX, ecx);
+  kvmRegWrite32(vcpu, VcpuReg.RDX, edx);
+  return kvmSkipEmulatedInstruction(vcpu);
+}
+
+/** EFER bits the guest may set. */
+export function guestEferBits(vcpu: KvmVcpu): bigint {
+  let bits = 0n;
+  if (guestCpuidHas(vcpu, 0x80000001, 0, "edx", 11)) bits |= EferBit.SCE;
+  if (guestCpuidHas(vcpu, 0x80000001, 0, "edx", 29)) bits |= EferBit.LME | EferBit.LMA;
+  if (guestCpuidHas(vcpu, 0x80000001, 0, "edx", 20)) bits |= EferBit.NX;
+  return bits;
+}
+

@@ -1,0 +1,355 @@
+/**
+ * Model-specific registers common to both vendors (arch/x86/kvm/x86.c): lists for userspace, kvm_get_msr and kvm_set_msr.
+ * A setter answers 0, 1 where #GP is due, or a negative errno.
+ */
+import { guestCpuidHas, guestEferBits, kvmUpdateCpuidRuntime } from "./cpuid";
+import { rdtsc } from "./hostKernel";
+import { EferBit, isPaging } from "./kvmCacheRegs";
+import { kvmGetApicBase, kvmLapicReadMsr, kvmLapicWriteMsr, kvmSetApicBase, MSR_IA32_APICBASE, MSR_IA32_TSC_DEADLINE } from "./lapic";
+import { kvmWriteGuest } from "./memslots";
+import { KvmReq, kvmMakeRequest } from "./requests";
+import type { KvmVcpu } from "./types";
+
+// biome-ignore format: a table
+export const Msr = {
+  P5_MC_ADDR: 0x0, P5_MC_TYPE: 0x1, TSC: 0x10, PLATFORM_ID: 0x17, EBL_CR_POWERON: 0x2a, FEAT_CTL: 0x3a,
+  TSC_ADJUST: 0x3b, SPEC_CTRL: 0x48, PRED_CMD: 0x49, UCODE_REV: 0x8b, PLATFORM_INFO: 0xce, MTRR_CAP: 0xfe,
+  ARCH_CAPABILITIES: 0x10a, BBL_CR_CTL3: 0x11e, SYSENTER_CS: 0x174, SYSENTER_ESP: 0x175, SYSENTER_EIP: 0x176,
+  MCG_CAP: 0x179, MCG_STATUS: 0x17a, MCG_CTL: 0x17b, PERF_STATUS: 0x198, MISC_ENABLE: 0x1a0,
+  MISC_FEATURES_ENABLES: 0x140, DEBUGCTL: 0x1d9, LASTBRANCHFROMIP: 0x1db, LASTBRANCHTOIP: 0x1dc, LASTINTFROMIP: 0x1dd,
+  LASTINTTOIP: 0x1de, MTRR_FIX64K: 0x250, PAT: 0x277, MTRR_DEF_TYPE: 0x2ff, MC0_CTL: 0x400, XSS: 0xda0,
+  EFER: 0xc0000080, STAR: 0xc0000081, LSTAR: 0xc0000082, CSTAR: 0xc0000083, SYSCALL_MASK: 0xc0000084,
+  FS_BASE: 0xc0000100, GS_BASE: 0xc0000101, KERNEL_GS_BASE: 0xc0000102, TSC_AUX: 0xc0000103, SMI_COUNT: 0x34,
+  K7_HWCR: 0xc0010015,
+  KVM_WALL_CLOCK: 0x11, KVM_SYSTEM_TIME: 0x12, KVM_WALL_CLOCK_NEW: 0x4b564d00, KVM_SYSTEM_TIME_NEW: 0x4b564d01,
+  KVM_ASYNC_PF_EN: 0x4b564d02, KVM_STEAL_TIME: 0x4b564d03, KVM_PV_EOI_EN: 0x4b564d04, KVM_POLL_CONTROL: 0x4b564d05,
+} as const;
+
+/** Indices of the eleven fixed-range MTRRs. */
+const MTRR_FIXED = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f] as const;
+const MTRR_VARIABLE = 0x200;
+const KVM_NR_VAR_MTRR = 8;
+const KVM_MAX_MCE_BANKS = 10;
+
+/** msrs_to_save_base: guest state that lies in processor MSRs. */
+export const MSRS_TO_SAVE: readonly number[] = [
+  Msr.SYSENTER_CS, Msr.SYSENTER_ESP, Msr.SYSENTER_EIP, Msr.STAR, Msr.CSTAR, Msr.KERNEL_GS_BASE, Msr.SYSCALL_MASK,
+  Msr.LSTAR, Msr.TSC, Msr.PAT, Msr.FEAT_CTL, Msr.TSC_AUX,
+]; // biome-ignore format: a list
+
+/** emulated_msrs_all: guest state KVM keeps itself. */
+export const EMULATED_MSRS: readonly number[] = [
+  Msr.KVM_WALL_CLOCK, Msr.KVM_SYSTEM_TIME, Msr.KVM_WALL_CLOCK_NEW, Msr.KVM_SYSTEM_TIME_NEW, Msr.TSC_ADJUST,
+  MSR_IA32_TSC_DEADLINE, Msr.PLATFORM_INFO, Msr.MISC_ENABLE, Msr.MCG_STATUS, Msr.MCG_CTL, Msr.MISC_FEATURES_ENABLES,
+]; // biome-ignore format: a list
+
+/** msr_based_features (KVM_GET_MSR_FEATURE_INDEX_LIST). */
+export const FEATURE_MSRS: readonly number[] = [Msr.ARCH_CAPABILITIES, Msr.UCODE_REV];
+
+/** kvm_get_msr_feature */
+export const kvmGetMsrFeature = (index: number): bigint | null =>
+  index === Msr.UCODE_REV ? 0x100000000n : index === Msr.ARCH_CAPABILITIES ? ARCH_CAPABILITIES : null;
+
+/** Not affected by the speculation vulnerabilities the guest would otherwise work around. */
+const ARCH_CAPABILITIES = 0x2000029n | (1n << 6n) | (1n << 8n);
+
+const memoryTypeOk = (type: bigint): boolean => type === 0n || type === 1n || (type >= 4n && type <= 6n);
+/** kvm_pat_valid */
+function patValid(data: bigint): boolean {
+  for (let i = 0n; i < 8n; i++) {
+    const type = (data >> (i * 8n)) & 0xffn;
+    if (!memoryTypeOk(type) && type !== 7n) return false;
+  }
+  return true;
+}
+
+/** set_efer: LME may not change while paging is on. */
+function setEfer(vcpu: KvmVcpu, data: bigint, hostInitiated: boolean): number {
+  const { arch } = vcpu;
+  const old = arch.efer;
+  if (data & ~(EferBit.SCE | EferBit.LME | EferBit.LMA | EferBit.NX)) return 1;
+  if (!hostInitiated) {
+    if (data & ~(guestEferBits(vcpu) | EferBit.LMA)) return 1;
+    if (isPaging(vcpu) && (old & EferBit.LME) !== (data & EferBit.LME)) return 1;
+  }
+  const efer = (data & ~EferBit.LMA) | (old & EferBit.LMA);
+  vcpu.module.ops.setEfer(vcpu, efer);
+  return 0;
+}
+
+/** kvm_write_tsc_offset from a value the guest's TSC is to have now. */
+export function kvmSynchronizeTsc(vcpu: KvmVcpu, data: bigint): void {
+  const host = rdtsc(vcpu.module.host.processors[vcpu.state.thread.cpu]);
+  vcpu.arch.tscOffset = BigInt.asUintN(64, data - host);
+  vcpu.module.ops.writeTscOffset(vcpu);
+  vcpu.apic?.chip.tscChanged();
+}
+
+/** kvm_read_l1_tsc */
+export const kvmReadL1Tsc = (vcpu: KvmVcpu): bigint =>
+  BigInt.asUintN(64, rdtsc(vcpu.module.host.processors[vcpu.state.thread.cpu]) + vcpu.arch.tscOffset);
+
+/** kvm_write_wall_clock: boot time of the guest; virtual time starts at the epoch. */
+function kvmWriteWallClock(vcpu: KvmVcpu, address: number): void {
+  if (address === 0) return;
+  const bytes = new Uint8Array(12);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, 2, true);
+  kvmWriteGuest(vcpu.kvm, address, bytes);
+}
+
+/** kvm_set_msr_common */
+export function kvmSetMsrCommon(vcpu: KvmVcpu, index: number, data: bigint, hostInitiated: boolean): number {
+  const { arch } = vcpu;
+  switch (index) {
+    case Msr.UCODE_REV:
+      if (hostInitiated) arch.microcodeVersion = data;
+      return 0;
+    case Msr.ARCH_CAPABILITIES:
+      if (!hostInitiated) return 1;
+      arch.archCapabilities = data;
+      return 0;
+    case Msr.EFER:
+      return setEfer(vcpu, data, hostInitiated);
+    case Msr.K7_HWCR:
+      return data & ~0x1000148n ? 1 : 0;
+    case Msr.PAT:
+      if (!patValid(data)) return 1;
+      arch.pat = data;
+      return 0;
+    case MSR_IA32_APICBASE:
+      if (kvmSetApicBase(vcpu, data, hostInitiated)) return 1;
+      kvmUpdateCpuidRuntime(vcpu);
+      return 0;
+    case MSR_IA32_TSC_DEADLINE:
+      if (!hostInitiated && !guestCpuidHas(vcpu, 1, 0, "ecx", 24)) return 1;
+      return vcpu.apic && kvmLapicWriteMsr(vcpu, index, data) ? 0 : hostInitiated ? 0 : 1;
+    case Msr.TSC_ADJUST:
+      if (!hostInitiated) {
+        arch.tscOffset = BigInt.asUintN(64, arch.tscOffset + data - arch.ia32TscAdjust);
+        vcpu.module.ops.writeTscOffset(vcpu);
+        vcpu.apic?.chip.tscChanged();
+      }
+      arch.ia32TscAdjust = data;
+      return 0;
+    case Msr.MISC_ENABLE:
+      if (((arch.ia32MiscEnable ^ data) & (1n << 18n)) !== 0n) {
+        arch.ia32MiscEnable = data;
+        kvmUpdateCpuidRuntime(vcpu);
+      }
+      arch.ia32MiscEnable = data;
+      return 0;
+    case Msr.TSC:
+      if (hostInitiated) {
+        kvmSynchronizeTsc(vcpu, data);
+      } else {
+        const change = BigInt.asUintN(64, data - kvmReadL1Tsc(vcpu));
+        arch.tscOffset = BigInt.asUintN(64, arch.tscOffset + change);
+        arch.ia32TscAdjust = BigInt.asUintN(64, arch.ia32TscAdjust + change);
+        vcpu.module.ops.writeTscOffset(vcpu);
+        vcpu.apic?.chip.tscChanged();
+      }
+      return 0;
+    case Msr.MTRR_DEF_TYPE:
+      if (data & ~0xcffn || !memoryTypeOk(data & 0xffn)) return 1;
+      arch.mtrrDefType = data;
+      return 0;
+    case Msr.KVM_WALL_CLOCK:
+    case Msr.KVM_WALL_CLOCK_NEW:
+      arch.wallClock = data;
+      kvmWriteWallClock(vcpu, Number(data));
+      return 0;
+    case Msr.KVM_SYSTEM_TIME:
+    case Msr.KVM_SYSTEM_TIME_NEW:
+      arch.pvTime = data;
+      if (data & 1n) kvmMakeRequest(KvmReq.CLOCK_UPDATE, vcpu);
+      return 0;
+    case Msr.KVM_ASYNC_PF_EN:
+    case Msr.KVM_STEAL_TIME:
+    case Msr.KVM_PV_EOI_EN:
+      // Not offered in CPUID: only switching them off is accepted.
+      return data & 1n ? 1 : 0;
+    case Msr.KVM_POLL_CONTROL:
+      if (data & ~1n) return 1;
+      arch.pollControl = data;
+      return 0;
+    case Msr.MCG_STATUS:
+      arch.mcgStatus = data;
+      return 0;
+    case Msr.MCG_CTL:
+      if (!(arch.mcgCap & 0x100n) && (data !== 0n || hostInitiated === false)) return 1;
+      if (data !== 0n && data !== 0xffffffffffffffffn) return 1;
+      arch.mcgCtl = data;
+      return 0;
+    case Msr.PLATFORM_INFO:
+      if (!hostInitiated) return 1;
+      arch.platformInfo = data;
+      return 0;
+    case Msr.MISC_FEATURES_ENABLES:
+      return data & ~1n ? 1 : 0;
+    case Msr.SPEC_CTRL:
+      if (!guestCpuidHas(vcpu, 7, 0, "edx", 26) && !hostInitiated) return 1;
+      if (data & ~7n) return 1;
+      arch.specCtrl = data;
+      return 0;
+    case Msr.PRED_CMD:
+      if (!guestCpuidHas(vcpu, 7, 0, "edx", 26) && !hostInitiated) return 1;
+      return data & ~1n ? 1 : 0;
+    case Msr.BBL_CR_CTL3:
+      return 0;
+  }
+  if (index >= 0x800 && index <= 0x8ff) return kvmLapicWriteMsr(vcpu, index, data) ? 0 : 1;
+  const fixed = (MTRR_FIXED as readonly number[]).indexOf(index);
+  if (fixed >= 0) {
+    for (let i = 0n; i < 8n; i++) if (!memoryTypeOk((data >> (i * 8n)) & 0xffn)) return 1;
+    arch.mtrrFixed[fixed] = data;
+    return 0;
+  }
+  if (index >= MTRR_VARIABLE && index < MTRR_VARIABLE + 2 * KVM_NR_VAR_MTRR) {
+    const reserved = ~((1n << BigInt(arch.maxphyaddr)) - 1n) | (index & 1 ? 0x7ffn : 0xf00n);
+    if (data & reserved || (!(index & 1) && !memoryTypeOk(data & 0xffn))) return 1;
+    arch.mtrrVariable[index - MTRR_VARIABLE] = data;
+    return 0;
+  }
+  if (index >= Msr.MC0_CTL && index < Msr.MC0_CTL + 4 * KVM_MAX_MCE_BANKS) return setMceBank(vcpu, index, data, hostInitiated);
+  return KVM_MSR_RET_INVALID;
+}
+
+function setMceBank(vcpu: KvmVcpu, index: number, data: bigint, hostInitiated: boolean): number {
+  const { arch } = vcpu;
+  const bank = index - Msr.MC0_CTL;
+  if (bank >> 2 >= Number(arch.mcgCap & 0xffn)) return 1;
+  if ((bank & 3) === 0 && data !== 0n && (data | 0x400n) !== 0xffffffffffffffffn && data !== 0xfffffffffffffffen) return 1;
+  if ((bank & 3) === 1 && !hostInitiated && data !== 0n) return 1;
+  arch.mceBanks[bank] = data;
+  return 0;
+}
+
+/** Answer of the common and vendor functions for an MSR nobody knows. */
+export const KVM_MSR_RET_INVALID = 2;
+
+/** kvm_get_msr_common. @returns null where nobody knows the MSR or #GP is due */
+export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number): bigint | null {
+  const { arch } = vcpu;
+  switch (index) {
+    case Msr.PLATFORM_ID:
+    case Msr.EBL_CR_POWERON:
+    case Msr.LASTBRANCHFROMIP:
+    case Msr.LASTBRANCHTOIP:
+    case Msr.LASTINTFROMIP:
+    case Msr.LASTINTTOIP:
+    case Msr.P5_MC_ADDR:
+    case Msr.P5_MC_TYPE:
+    case Msr.MISC_FEATURES_ENABLES:
+    case Msr.K7_HWCR:
+    case Msr.SMI_COUNT:
+    case Msr.PRED_CMD:
+      return 0n;
+    case Msr.UCODE_REV:
+      return arch.microcodeVersion;
+    case Msr.ARCH_CAPABILITIES:
+      return guestCpuidHas(vcpu, 7, 0, "edx", 29) ? arch.archCapabilities : null;
+    case Msr.TSC:
+      return kvmReadL1Tsc(vcpu);
+    case Msr.TSC_ADJUST:
+      return arch.ia32TscAdjust;
+    case Msr.PAT:
+      return arch.pat;
+    case Msr.MTRR_CAP:
+      return 0x500n | BigInt(KVM_NR_VAR_MTRR);
+    case Msr.MTRR_DEF_TYPE:
+      return arch.mtrrDefType;
+    case MSR_IA32_APICBASE:
+      return kvmGetApicBase(vcpu);
+    case MSR_IA32_TSC_DEADLINE:
+      return vcpu.apic ? kvmLapicReadMsr(vcpu, index) : null;
+    case Msr.MISC_ENABLE:
+      return arch.ia32MiscEnable;
+    case Msr.PERF_STATUS:
+      // TSC increment by tick (1000) and CPU multiplier (10).
+      return 1000n | (10n << 40n);
+    case Msr.EFER:
+      return arch.efer;
+    case Msr.KVM_WALL_CLOCK:
+    case Msr.KVM_WALL_CLOCK_NEW:
+      return arch.wallClock;
+    case Msr.KVM_SYSTEM_TIME:
+    case Msr.KVM_SYSTEM_TIME_NEW:
+      return arch.pvTime;
+    case Msr.KVM_ASYNC_PF_EN:
+      return arch.asyncPfMsr;
+    case Msr.KVM_STEAL_TIME:
+      return arch.stealMsr;
+    case Msr.KVM_PV_EOI_EN:
+      return arch.pvEoiMsr;
+    case Msr.KVM_POLL_CONTROL:
+      return arch.pollControl;
+    case Msr.MCG_CAP:
+      return arch.mcgCap;
+    case Msr.MCG_STATUS:
+      return arch.mcgStatus;
+    case Msr.MCG_CTL:
+      return arch.mcgCap & 0x100n ? arch.mcgCtl : null;
+    case Msr.PLATFORM_INFO:
+      return arch.platformInfo;
+    case Msr.SPEC_CTRL:
+      return arch.specCtrl;
+    case Msr.BBL_CR_CTL3:
+      return 0xbe702111n;
+  }
+  if (index >= 0x800 && index <= 0x8ff) return kvmLapicReadMsr(vcpu, index);
+  const fixed = (MTRR_FIXED as readonly number[]).indexOf(index);
+  if (fixed >= 0) return arch.mtrrFixed[fixed];
+  if (index >= MTRR_VARIABLE && index < MTRR_VARIABLE + 2 * KVM_NR_VAR_MTRR) return arch.mtrrVariable[index - MTRR_VARIABLE];
+  if (index >= Msr.MC0_CTL && index < Msr.MC0_CTL + 4 * KVM_MAX_MCE_BANKS) {
+    const bank = index - Msr.MC0_CTL;
+    return bank >> 2 < Number(arch.mcgCap & 0xffn) ? arch.mceBanks[bank] : null;
+  }
+  return null;
+}
+
+/** kvm_get_msr_ignored_check: ignore_msrs answers 0 for what nobody knows. */
+export function kvmGetMsr(vcpu: KvmVcpu, index: number): bigint | null {
+  const data = vcpu.module.ops.getMsr(vcpu, index);
+  if (data !== null) return data;
+  const { params } = vcpu.module;
+  if (!params.ignore_msrs) {
+    vcpu.module.printk(`kvm: vcpu${vcpu.state.vcpuId}, unhandled rdmsr: 0x${index.toString(16)}`);
+    return null;
+  }
+  if (params.report_ignored_msrs) vcpu.module.printk(`kvm: ignored rdmsr: 0x${index.toString(16)} data 0x0`);
+  return 0n;
+}
+
+/** Linear addresses in these must be canonical (__kvm_set_msr). */
+// biome-ignore format: a list
+const CANONICAL_MSRS: ReadonlySet<number> = new Set([
+  Msr.FS_BASE, Msr.GS_BASE, Msr.KERNEL_GS_BASE, Msr.CSTAR, Msr.LSTAR, Msr.SYSENTER_ESP, Msr.SYSENTER_EIP,
+]);
+
+/** kvm_set_msr_ignored_check. @returns 0, or 1 where #GP is due */
+export function kvmSetMsr(vcpu: KvmVcpu, index: number, data: bigint, hostInitiated: boolean): number {
+  const bits = vcpu.module.host.processors[0].model.linearBits;
+  let value = data;
+  if (CANONICAL_MSRS.has(index)) {
+    const canonical = BigInt.asUintN(64, BigInt.asIntN(bits, data)) === data;
+    if (!canonical) {
+      if (index !== Msr.SYSENTER_ESP && index !== Msr.SYSENTER_EIP) return 1;
+      // AMD keeps any value there; KVM makes it canonical so that VM entry does not fail.
+      value = BigInt.asUintN(64, BigInt.asIntN(bits, data));
+    }
+  } else if (index === Msr.TSC_AUX && !hostInitiated) {
+    if (!guestCpuidHas(vcpu, 0x80000001, 0, "edx", 27) && !guestCpuidHas(vcpu, 7, 0, "ecx", 22)) return 1;
+    if (value >> 32n) return 1;
+  }
+  const r = vcpu.module.ops.setMsr(vcpu, index, value, hostInitiated);
+  if (r !== KVM_MSR_RET_INVALID) return r;
+  const { params } = vcpu.module;
+  const text = `wrmsr: 0x${index.toString(16)} data 0x${value.toString(16)}`;
+  if (!params.ignore_msrs) {
+    vcpu.module.printk(`kvm: vcpu${vcpu.state.vcpuId}, unhandled ${text}`);
+    return 1;
+  }
+  if (params.report_ignored_msrs) vcpu.module.printk(`kvm: ignored ${text}`);
+  return 0;
+}

@@ -1,0 +1,282 @@
+/**
+ * The machine as a KVM guest: the QEMU side (kvm/) on an emulated host whose kernel is the KVM model. Interrupt
+ * controllers and timer are the kernel's; vCPU threads take turns.
+ */
+import type { Bus, Watchpoint } from "../cpu/cpu";
+import { exitReasonName } from "../cpu/vmx/exit-reasons";
+import type { Stateful } from "../devices/chip";
+import { openDevKvm } from "../kvm/fds";
+import { KvmModule } from "../kvm/module";
+import { kvmExitName, kvmRunFields } from "../kvm/uapi";
+import type { StateHash } from "../memory/hash";
+import type { Accelerator, AccelOutside } from "./accel";
+import { MachineError } from "./config";
+import { DeviceBus } from "./device-bus";
+import type { EntryState } from "./entry-state";
+import { hashBlock, hashMemory, loadMemory, type SavedMemory, saveMemory } from "./host-state";
+import { EmulatedHost, GUEST_RAM_BASE } from "./kvm/emulated-host";
+import { kvmInitVcpu, kvmVcpuThreadFn, type ThreadOutside } from "./kvm/kvm-exec";
+import { type KVMState, kvmFailure, kvmInit, kvmRegionAdd, kvmSetIrq } from "./kvm/kvm-state";
+import { X86Cpu } from "./kvm/x86-cpu";
+import type { AddressSpace, VcpuView } from "./machine";
+import { GuestMemory } from "./memory-map";
+import type { PcBoard } from "./pc";
+
+/** Instructions of a vCPU thread's turn when others want to run too. */
+const TIME_SLICE = 10_000;
+const PAGE = 4096;
+
+interface TurnState {
+  current: number;
+}
+
+interface SavedKvm {
+  readonly engine: unknown;
+  readonly memory: SavedMemory;
+}
+
+export class KvmAccelerator implements Accelerator {
+  readonly guestMemory: GuestMemory;
+  readonly vcpus: readonly VcpuView[];
+  readonly parts: Record<string, Stateful<unknown>>;
+  private readonly host: EmulatedHost;
+  private readonly module: KvmModule;
+  private readonly kvm: KVMState;
+  private readonly cpus: readonly X86Cpu[];
+  private readonly buses: readonly DeviceBus[];
+  private readonly thread: ThreadOutside;
+  private readonly turn: Stateful<TurnState> = { state: { current: 0 } };
+  private ended = false;
+
+  constructor(private readonly outside: AccelOutside) {
+    const { config, model, clock, trace } = outside;
+    this.host = new EmulatedHost({
+      processors: config.smp,
+      model,
+      guestMemory: config.memory,
+      clock,
+      trace,
+      tier: config.tier,
+    });
+    this.guestMemory = new GuestMemory(config.memory, this.host.memory, GUEST_RAM_BASE, (pa, length) => {
+      for (const cpu of this.host.processors) cpu.code.invalidatePhysical(pa, length);
+    });
+    this.module = loadModules(this.host, config.kvm);
+    try {
+      this.kvm = kvmInit(openDevKvm(this.module), config.smp);
+      for (const range of this.guestMemory.ranges) kvmRegionAdd(this.kvm, range);
+      this.cpus = Array.from(
+        { length: config.smp },
+        (_, index) => new X86Cpu(index, model, { apicId: index, smp: config.smp }),
+      );
+      for (const cpu of this.cpus) kvmInitVcpu(this.kvm, cpu);
+    } catch (error) {
+      kvmFailure(error);
+    }
+    this.buses = this.cpus.map((cpu) => new DeviceBus(trace, cpu.index, null));
+    this.thread = this.threadOutside();
+    this.parts = { turn: this.turn, hostPages: this.host.pages, kvm: this.kvm.fd };
+    this.host.interrupts.forEach((interrupts, i) => {
+      this.parts[`hostInterrupts${i}`] = interrupts;
+    });
+    this.cpus.forEach((cpu, i) => {
+      this.parts[`qemuCpu${i}`] = cpu;
+    });
+    this.vcpus = this.cpus.map((cpu) => this.view(cpu));
+  }
+
+  private threadOutside(): ThreadOutside {
+    const self = this;
+    return {
+      kvm: this.kvm,
+      clock: this.outside.clock,
+      bus: (cpu): Bus => this.buses[cpu.index],
+      end: (ending) => {
+        this.ended = true;
+        this.outside.end(ending);
+      },
+      get ended() {
+        return self.ended;
+      },
+      tripleFaultCause: () => this.outside.tripleFaultCause(),
+    };
+  }
+
+  attach(board: PcBoard): void {
+    for (const bus of this.buses) bus.attach(board);
+  }
+
+  start(entry: EntryState): void {
+    this.cpus[0].entry = entry;
+  }
+
+  setGsi(gsi: number, level: boolean): void {
+    kvmSetIrq(this.kvm, gsi, level);
+  }
+
+  step(instructions: number): boolean {
+    const { turn } = this;
+    const slice = this.cpus.length === 1 ? instructions : Math.min(instructions, TIME_SLICE);
+    for (let tries = 0; tries < this.cpus.length; tries++) {
+      const cpu = this.cpus[turn.state.current];
+      const before = this.outside.clock.instructions;
+      const result = kvmVcpuThreadFn(this.thread, cpu, slice);
+      const ran = result === "ran" || this.outside.clock.instructions > before;
+      turn.state.current = (turn.state.current + 1) % this.cpus.length;
+      if (ran) return true;
+    }
+    return false;
+  }
+
+  get wakeable(): boolean {
+    return this.cpus.some((cpu) => cpu.kvmFd.wakeable);
+  }
+
+  // --- memory -----------------------------------------------------------------------------------------------------------
+
+  /** Host-physical address of one address, -1 where nothing is. */
+  private physical(space: AddressSpace, vcpu: number, address: bigint): number {
+    switch (space) {
+      case "gva": {
+        const gpa = this.cpus[vcpu].kvmFd.probe(BigInt.asUintN(64, address));
+        return gpa < 0 ? -1 : this.guestMemory.hostAddress(gpa);
+      }
+      case "gpa":
+        return this.guestMemory.hostAddress(Number(address));
+      case "hpa":
+        return Number(address);
+    }
+  }
+
+  private *runs(
+    space: AddressSpace,
+    vcpu: number,
+    address: bigint,
+    length: number,
+  ): Generator<{ pa: number; done: number; size: number }> {
+    let done = 0;
+    while (done < length) {
+      const at = address + BigInt(done);
+      const size = Math.min(length - done, PAGE - Number(at & 0xfffn));
+      const pa = this.physical(space, vcpu, at);
+      if (pa < 0) return;
+      yield { pa, done, size };
+      done += size;
+    }
+  }
+
+  readMemory(space: AddressSpace, vcpu: number, address: bigint, length: number): Uint8Array {
+    const out = new Uint8Array(length);
+    let there = 0;
+    for (const { pa, done, size } of this.runs(space, vcpu, address, length)) {
+      const bytes = this.host.memory.read(pa, size);
+      out.set(bytes, done);
+      there = done + bytes.length;
+      if (bytes.length < size) break;
+    }
+    return out.subarray(0, there);
+  }
+
+  writeMemory(space: AddressSpace, vcpu: number, address: bigint, bytes: Uint8Array): number {
+    let written = 0;
+    for (const { pa, done, size } of this.runs(space, vcpu, address, bytes.length)) {
+      const n = this.host.memory.write(pa, bytes.subarray(done, done + size));
+      for (const cpu of this.host.processors) cpu.code.invalidatePhysical(pa, n);
+      written = done + n;
+      if (n < size) break;
+    }
+    return written;
+  }
+
+  translate(vcpu: number, gva: bigint): bigint | undefined {
+    const gpa = this.cpus[vcpu].kvmFd.probe(BigInt.asUintN(64, gva));
+    return gpa < 0 ? undefined : BigInt(gpa);
+  }
+
+  // --- debugger ---------------------------------------------------------------------------------------------------------
+
+  private view(cpu: X86Cpu): VcpuView {
+    const processor = this.host.processors[cpu.index];
+    const { kvmFd } = cpu;
+    return {
+      index: cpu.index,
+      registers: kvmFd.registers,
+      get retired() {
+        return processor.retired;
+      },
+      get halted() {
+        return kvmFd.halted;
+      },
+      get vmcs() {
+        const pointer = kvmFd.vmcs;
+        if (pointer < 0) return null;
+        return {
+          pointer,
+          read: (encoding: number) => processor.vmx.peek(pointer, encoding),
+          write: (encoding: number, value: bigint) => processor.vmx.poke(pointer, encoding, value),
+        };
+      },
+      get kvmRun() {
+        return kvmRunFields(kvmFd.run);
+      },
+      inGuest: false,
+    };
+  }
+
+  setBreakpoints(list: readonly { readonly linear: bigint; readonly id: number }[]): void {
+    for (const cpu of this.host.processors) cpu.setBreakpoints(list);
+  }
+  setWatchpoints(list: readonly Watchpoint[]): void {
+    for (const cpu of this.host.processors) cpu.setWatchpoints(list);
+  }
+  stopAfter(vcpu: number, count: number): void {
+    this.host.processors[vcpu].stopAfter(count);
+  }
+
+  exits(): Record<string, number> {
+    const out: Record<string, number> = {};
+    for (const cpu of this.host.processors) {
+      cpu.vmx.exitCounts.forEach((n, reason) => {
+        if (n > 0) out[exitReasonName(reason)] = (out[exitReasonName(reason)] ?? 0) + n;
+      });
+    }
+    return out;
+  }
+
+  userspaceExits(): Record<string, number> {
+    const out: Record<string, number> = {};
+    for (const cpu of this.cpus) {
+      for (const [reason, n] of Object.entries(cpu.state.userspaceExits)) {
+        const name = kvmExitName(Number(reason));
+        out[name] = (out[name] ?? 0) + n;
+      }
+    }
+    return out;
+  }
+
+  hash(into: StateHash): void {
+    for (const cpu of this.host.processors) hashBlock(cpu.state, into);
+    hashMemory(this.host.memory, into);
+  }
+
+  save(): SavedKvm {
+    return { engine: this.host.engine.save(), memory: saveMemory(this.host.memory) };
+  }
+
+  load(saved: unknown): void {
+    const { engine, memory } = saved as SavedKvm;
+    loadMemory(this.host.memory, memory);
+    this.host.engine.load(engine);
+    this.ended = false;
+  }
+}
+
+/** modprobe kvm kvm_intel. @throws MachineError for a parameter that is wrong */
+function loadModules(host: EmulatedHost, parameters: Readonly<Record<string, boolean | number>> = {}): KvmModule {
+  try {
+    return new KvmModule(host, parameters);
+  } catch (error) {
+    if (error instanceof RangeError) throw new MachineError(error.message);
+    throw error;
+  }
+}

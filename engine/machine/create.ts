@@ -1,0 +1,242 @@
+/** Builds a machine from its configuration and drives it: `createMachine` is the one door to this folder. */
+import { NANOSECONDS_PER_INSTRUCTION, VirtualClock } from "../clock";
+import type { Watchpoint } from "../cpu/cpu";
+import { findModel, MODEL_NAMES } from "../cpu/models/models";
+import type { Stateful } from "../devices/chip";
+import { StateHash } from "../memory/hash";
+import { MAX_PHYSICAL, MAX_VCPUS, MiB } from "../memory/layout";
+import { TraceKind, type TracePoint, type Tracer } from "../trace";
+import type { Accelerator } from "./accel";
+import { KvmAccelerator } from "./accel-kvm";
+import { NoAccelerator } from "./accel-none";
+import { type MachineConfig, MachineError } from "./config";
+import { loadImage } from "./loaders/detect";
+import type {
+  AddressSpace,
+  Ending,
+  Machine,
+  MachineEnvironment,
+  MachineSnapshot,
+  MachineStats,
+  VcpuView,
+} from "./machine";
+import { checkMemorySize } from "./memory-map";
+import { PcBoard } from "./pc";
+
+/** Memory of the emulated host that is not the guest's RAM, under KVM. */
+const HOST_MEMORY = 32 * MiB;
+/** Longest stretch in one go, so that polling and the processors' own bookkeeping have their chance. */
+const STRETCH = 1_000_000;
+const OUTPUT_CHUNK = 4096;
+
+/** @throws MachineError with one clear sentence for anything wrong with the configuration or the image */
+export function createMachine(config: MachineConfig, environment: MachineEnvironment): Machine {
+  return new PcMachine(config, environment);
+}
+
+function check(config: MachineConfig): void {
+  const { accel, memory, smp, cpu } = config;
+  if (accel === "svm") throw new MachineError("accel svm is not there yet; use vmx or none");
+  checkMemorySize(memory, MAX_PHYSICAL - HOST_MEMORY);
+  if (!Number.isInteger(smp) || smp < 1 || smp > MAX_VCPUS) {
+    throw new MachineError(`smp: ${smp} vCPUs; use 1 to ${MAX_VCPUS}`);
+  }
+  if (!findModel(cpu)) {
+    throw new MachineError(`cpu: there is no processor model "${cpu}"; use one of ${MODEL_NAMES.join(", ")}`);
+  }
+}
+
+/** The environment's tracer, with what the machine itself wants to know. */
+class MachineTracer implements Tracer {
+  tripleFaultCause = "";
+
+  constructor(
+    private readonly outer: Tracer,
+    private readonly before: () => void,
+  ) {}
+
+  get armed(): number {
+    return this.outer.armed | TraceKind.TripleFault;
+  }
+  set armed(value: number) {
+    this.outer.armed = value;
+  }
+
+  hit(point: TracePoint): void {
+    if (point.kind === TraceKind.TripleFault) {
+      const { cause } = point.detail;
+      this.tripleFaultCause = typeof cause === "string" ? cause : point.text;
+    }
+    if (!(this.outer.armed & point.kind)) return;
+    this.before();
+    this.outer.hit(point);
+  }
+}
+
+class PcMachine implements Machine {
+  ending: Ending | null = null;
+  private readonly clock = new VirtualClock();
+  private readonly tracer: MachineTracer;
+  private readonly accel: Accelerator;
+  private readonly board: PcBoard;
+  private idle = false;
+  /** Bytes on their way out, by serial port; -1 is the debug console. */
+  private outputIndex = 0;
+  private outputBytes: number[] = [];
+
+  constructor(
+    readonly config: MachineConfig,
+    private readonly environment: MachineEnvironment,
+  ) {
+    check(config);
+    const { clock } = this;
+    this.tracer = new MachineTracer(environment.trace, () => this.flushOutput());
+    clock.register("machine", { onClockEvent: () => {} });
+    const end = (ending: Ending): void => this.end(ending);
+    const model = findModel(config.cpu);
+    if (!model) throw new MachineError(`cpu: there is no processor model "${config.cpu}"`);
+    const outside = {
+      config,
+      model,
+      clock,
+      trace: this.tracer,
+      end,
+      tripleFaultCause: () => this.tracer.tripleFaultCause,
+    };
+    this.accel = config.accel === "none" ? new NoAccelerator(outside) : new KvmAccelerator(outside);
+    this.board = new PcBoard({
+      clock,
+      memory: this.accel.guestMemory,
+      config,
+      setGsi: (gsi, level) => this.accel.setGsi(gsi, level),
+      end,
+      output: (index, byte) => this.output(index, byte),
+    });
+    this.accel.attach(this.board);
+    this.board.writeFirmwareTables();
+    this.accel.start(loadImage({ memory: this.accel.guestMemory, config, rsdp: this.board.rsdp }));
+  }
+
+  get vcpus(): readonly VcpuView[] {
+    return this.accel.vcpus;
+  }
+
+  get waitingForInput(): boolean {
+    return this.idle;
+  }
+
+  private end(ending: Ending): void {
+    this.ending ??= ending;
+    // An event that is due now takes every processor out of its slice.
+    this.clock.schedule("machine", "ending", this.clock.now);
+  }
+
+  private output(index: number, byte: number): void {
+    if (this.outputIndex !== index) {
+      this.flushOutput();
+      this.outputIndex = index;
+    }
+    this.outputBytes.push(byte);
+    if (this.outputBytes.length >= OUTPUT_CHUNK) this.flushOutput();
+  }
+
+  private flushOutput(): void {
+    if (this.outputBytes.length === 0) return;
+    const bytes = Uint8Array.from(this.outputBytes);
+    this.outputBytes = [];
+    if (this.outputIndex < 0) this.environment.debugOutput?.(bytes);
+    else this.environment.serialOutput(this.outputIndex, bytes);
+  }
+
+  run(instructions: number): void {
+    const { clock, accel, tracer } = this;
+    const lastInstruction = clock.instructions + instructions;
+    const lastMoment = clock.now + instructions * NANOSECONDS_PER_INSTRUCTION;
+    this.idle = false;
+    try {
+      while (!this.ending && clock.instructions < lastInstruction && clock.now < lastMoment) {
+        clock.runDue();
+        if (this.ending) break;
+        if (tracer.armed & TraceKind.Poll) {
+          tracer.hit({ kind: TraceKind.Poll, vcpu: 0, text: "", detail: {} });
+        }
+        const limit = Math.min(lastInstruction - clock.instructions, STRETCH);
+        if (accel.step(limit) || this.ending) continue;
+        if (!accel.wakeable) {
+          this.end({ kind: "dead-halt" });
+        } else if (!clock.skipToNextEvent()) {
+          if (this.board.awaitsInput) {
+            this.idle = true;
+            break;
+          }
+          this.end({ kind: "dead-halt" });
+        }
+      }
+    } finally {
+      this.flushOutput();
+    }
+  }
+
+  serialInput(bytes: Uint8Array): void {
+    this.idle = false;
+    this.board.serial[0].receive(bytes);
+  }
+
+  readMemory(space: AddressSpace, vcpu: number, address: bigint, length: number): Uint8Array {
+    return this.accel.readMemory(space, vcpu, address, length);
+  }
+  writeMemory(space: AddressSpace, vcpu: number, address: bigint, bytes: Uint8Array): number {
+    return this.accel.writeMemory(space, vcpu, address, bytes);
+  }
+  translate(vcpu: number, gva: bigint): bigint | undefined {
+    return this.accel.translate(vcpu, gva);
+  }
+
+  setBreakpoints(list: readonly { readonly linear: bigint; readonly id: number }[]): void {
+    this.accel.setBreakpoints(list);
+  }
+  setWatchpoints(list: readonly Watchpoint[]): void {
+    this.accel.setWatchpoints(list);
+  }
+  stopAfter(vcpu: number, count: number): void {
+    this.accel.stopAfter(vcpu, count);
+  }
+
+  stats(): MachineStats {
+    return {
+      instructions: this.clock.instructions,
+      exits: this.accel.exits(),
+      userspaceExits: this.accel.userspaceExits(),
+    };
+  }
+
+  private get parts(): Record<string, Stateful<unknown>> {
+    return { ...this.board.chips, ...this.accel.parts, clock: this.clock };
+  }
+
+  hash(): string {
+    const hash = new StateHash();
+    for (const [name, part] of Object.entries(this.parts)) {
+      hash.text(name);
+      hash.data(part.state);
+    }
+    this.accel.hash(hash);
+    return hash.digest();
+  }
+
+  snapshot(): MachineSnapshot {
+    const parts: Record<string, unknown> = { accelerator: this.accel.save(), ending: this.ending };
+    for (const [name, part] of Object.entries(this.parts)) parts[`state:${name}`] = structuredClone(part.state);
+    return { instructions: this.clock.instructions, parts };
+  }
+
+  restore(snapshot: MachineSnapshot): void {
+    for (const [name, part] of Object.entries(this.parts)) {
+      part.state = structuredClone(snapshot.parts[`state:${name}`]);
+    }
+    this.ending = snapshot.parts.ending as Ending | null;
+    this.idle = false;
+    this.outputBytes = [];
+    this.accel.load(snapshot.parts.accelerator);
+  }
+}

@@ -1,0 +1,210 @@
+/**
+ * The board: a small PC with serial ports, clock, keyboard controller, power management, PCI host and display registers.
+ * The same board is used with and without KVM; what differs is where the interrupt controllers and the timer are (chips of
+ * the machine, or the kernel's), so those are wired from outside by GSI number.
+ */
+import type { VirtualClock } from "../clock";
+import { ACPI_PM_BASE, AcpiPm, ResetControl, SystemPortA } from "../devices/acpi-pm";
+import type { Line, Stateful } from "../devices/chip";
+import { DebugConsole, DebugExit } from "../devices/debug-exit";
+import { FwCfg, FwCfgKey, littleEndian } from "../devices/fw-cfg";
+import { I8042 } from "../devices/i8042";
+import { MmioBus } from "../devices/mmio-bus";
+import { PciHost } from "../devices/pci-host";
+import { PortBus } from "../devices/port-bus";
+import { RtcCmos } from "../devices/rtc-cmos";
+import { Serial8250 } from "../devices/serial-8250";
+import { Vga } from "../devices/vga";
+import { acpiTables, SCI_IRQ } from "./acpi-tables";
+import type { MachineConfig } from "./config";
+import type { Ending } from "./machine";
+import { ACPI_TABLES_BASE, DISPLAY_BASE, EBDA_BASE, e820, type GuestMemory } from "./memory-map";
+
+/** 2000-01-01 00:00:00 UTC: what the real-time clock says when a machine starts. */
+const RTC_START = 946_684_800;
+
+export interface BoardOutside {
+  readonly clock: VirtualClock;
+  readonly memory: GuestMemory;
+  readonly config: MachineConfig;
+  /** Interrupt line `gsi` (ISA IRQs 0..15) of the machine's interrupt controllers. */
+  setGsi(gsi: number, level: boolean): void;
+  end(ending: Ending): void;
+  /** A byte sent by serial port `index`, or by the debug console (-1). */
+  output(index: number, byte: number): void;
+}
+
+interface LinesState {
+  /** Levels of the board's interrupt lines, GSI 0 in bit 0. */
+  levels: number;
+}
+
+const COM_PORTS = [
+  { port: 0x3f8, irq: 4 },
+  { port: 0x2f8, irq: 3 },
+] as const;
+
+export class PcBoard {
+  readonly ports = new PortBus();
+  readonly mmio = new MmioBus();
+  /** Everything with state, by the name it has in snapshots. */
+  readonly chips: Record<string, Stateful<unknown>> = {};
+  readonly serial: readonly Serial8250[];
+  readonly keyboard: I8042;
+  private readonly lines: Stateful<LinesState> = { state: { levels: 0 } };
+  /** Guest-physical address of the ACPI RSDP. */
+  readonly rsdp = ACPI_TABLES_BASE;
+
+  constructor(private readonly outside: BoardOutside) {
+    const { clock, memory, config } = outside;
+    const { ports } = this;
+    this.chips.lines = this.lines;
+    const reset = (): void => outside.end({ kind: "reset" });
+
+    this.serial = COM_PORTS.map(({ port, irq }, i) => {
+      const name = `serial${i}`;
+      const uart = new Serial8250(clock, name, this.line(irq), (byte) => outside.output(i, byte));
+      ports.claim(`COM${i + 1}`, port, 8, uart);
+      this.chips[name] = uart;
+      return uart;
+    });
+
+    const rtc = new RtcCmos(clock, "rtc", this.line(8), RTC_START);
+    fillCmos(rtc, memory, config.smp);
+    ports.claim("RTC", 0x70, 2, rtc);
+    this.chips.rtc = rtc;
+
+    this.keyboard = new I8042(this.line(1), this.line(12), reset);
+    ports.claim("keyboard controller data", 0x60, 1, this.keyboard.dataPort);
+    ports.claim("keyboard controller command", 0x64, 1, this.keyboard.commandPort);
+    this.chips.i8042 = this.keyboard;
+
+    const portA = new SystemPortA(reset);
+    ports.claim("system control port A", 0x92, 1, portA);
+    this.chips.portA = portA;
+
+    const pm = new AcpiPm(clock, "acpi-pm", this.line(SCI_IRQ), () => outside.end({ kind: "power-off" }));
+    ports.claim("ACPI PM", ACPI_PM_BASE, 12, pm, 4);
+    this.chips.acpiPm = pm;
+
+    const pci = new PciHost();
+    const resetControl = new ResetControl(reset);
+    // A 4-byte access at 0xcf8 is CONFIG_ADDRESS; a byte at 0xcf9 is the reset control register.
+    ports.claim(
+      "PCI configuration address",
+      0xcf8,
+      4,
+      {
+        read: (offset, size) => (offset === 1 && size === 1 ? resetControl.read() : pci.addressPort.read(offset, size)),
+        write: (offset, size, value) => {
+          if (offset === 1 && size === 1) resetControl.write(0, 1, value);
+          else pci.addressPort.write(offset, size, value);
+        },
+      },
+      4,
+    );
+    ports.claim("PCI configuration data", 0xcfc, 4, pci.dataPorts, 4);
+    this.chips.pci = pci;
+    this.chips.resetControl = resetControl;
+
+    const vga = new Vga(clock);
+    ports.claim("VGA", Vga.FIRST_PORT, Vga.PORTS, vga);
+    this.chips.vga = vga;
+
+    const fwCfg = new FwCfg(memory);
+    fillFwCfg(fwCfg, config);
+    ports.claim("fw_cfg", 0x510, 2, fwCfg.ports, 2);
+    ports.claim("fw_cfg DMA", 0x514, 8, fwCfg.dmaPorts, 4);
+    this.chips.fwCfg = fwCfg;
+
+    const debugConsole = new DebugConsole((byte) => outside.output(-1, byte));
+    ports.claim("debug console", 0xe9, 1, debugConsole);
+    ports.claim("firmware debug console", 0x402, 1, debugConsole);
+    ports.claim("debug exit", 0xf4, 4, new DebugExit((code) => outside.end({ kind: "debug-exit", code })), 4);
+    // Writes to the POST code port are how software waits a microsecond.
+    ports.claim("POST code", 0x80, 1, { read: () => 0, write: () => {} });
+  }
+
+  /** Puts ACPI tables and the BIOS data area into guest memory, as firmware leaves them. */
+  writeFirmwareTables(): void {
+    const { memory, config } = this.outside;
+    memory.write(this.rsdp, acpiTables(this.rsdp, config.smp, memory.lowEnd).bytes);
+    writeBiosData(memory);
+  }
+
+  /** Some device waits for the outside by interrupt: a quiet machine is not a dead one. */
+  get awaitsInput(): boolean {
+    return this.serial[0].awaitsInput;
+  }
+
+  /** An interrupt line of the board. Only changes go out. */
+  private line(gsi: number): Line {
+    return {
+      set: (level) => {
+        const mask = 1 << gsi;
+        const before = (this.lines.state.levels & mask) !== 0;
+        if (before === level) return;
+        this.lines.state.levels ^= mask;
+        this.outside.setGsi(gsi, level);
+      },
+    };
+  }
+}
+
+/** CMOS cells by which PC firmware tells memory sizes, equipment and processors. */
+function fillCmos(rtc: RtcCmos, memory: GuestMemory, smp: number): void {
+  const word = (at: number, value: number): void => {
+    rtc.setCmos(at, value & 0xff);
+    rtc.setCmos(at + 1, value >> 8);
+  };
+  const extendedKiB = Math.min(0xffff, (memory.lowEnd - 0x100000) / 1024);
+  const above16 = Math.min(0xffff, Math.max(0, (memory.lowEnd - 0x1000000) / 65536));
+  const highChunks = (memory.size - memory.lowEnd) / 65536;
+  word(0x15, 640);
+  word(0x17, extendedKiB);
+  word(0x30, extendedKiB);
+  word(0x34, above16);
+  rtc.setCmos(0x5b, highChunks & 0xff);
+  rtc.setCmos(0x5c, (highChunks >> 8) & 0xff);
+  rtc.setCmos(0x5d, (highChunks >> 16) & 0xff);
+  rtc.setCmos(0x5f, smp - 1);
+  // Equipment: x87, 80x25 colour display; no floppy.
+  rtc.setCmos(0x14, 0x26);
+}
+
+function fillFwCfg(fw: FwCfg, config: MachineConfig): void {
+  fw.addItem(FwCfgKey.RAM_SIZE, littleEndian(config.memory, 8));
+  fw.addItem(FwCfgKey.NB_CPUS, littleEndian(config.smp, 2));
+  fw.addItem(FwCfgKey.MAX_CPUS, littleEndian(config.smp, 2));
+  fw.addItem(FwCfgKey.NOGRAPHIC, littleEndian(1, 2));
+  fw.addItem(FwCfgKey.BOOT_MENU, littleEndian(0, 2));
+  const commandLine = new TextEncoder().encode(`${config.append}\0`);
+  fw.addItem(FwCfgKey.CMDLINE_SIZE, littleEndian(commandLine.length, 4));
+  fw.addItem(FwCfgKey.CMDLINE_DATA, commandLine);
+  const map = e820(config.memory);
+  const table = new Uint8Array(20 * map.length);
+  map.forEach((e, i) => {
+    table.set(littleEndian(e.base, 8), i * 20);
+    table.set(littleEndian(e.size, 8), i * 20 + 8);
+    table.set(littleEndian(e.type, 4), i * 20 + 16);
+  });
+  fw.addFile("etc/e820", table);
+}
+
+/** The parts of the BIOS data area that software without a BIOS still looks at. */
+function writeBiosData(memory: GuestMemory): void {
+  const put = (address: number, value: number, size: 2 | 4): void => {
+    memory.write(address, littleEndian(value, size));
+  };
+  for (const [i, { port }] of COM_PORTS.entries()) put(0x400 + 2 * i, port, 2);
+  put(0x40e, EBDA_BASE >> 4, 2);
+  put(0x410, 0x26, 2);
+  put(0x413, EBDA_BASE / 1024, 2);
+  // Display: mode 3, 80 columns, page size, CRT controller, 25 rows.
+  put(0x449, 3 | (80 << 8), 4);
+  put(0x44c, 4096, 2);
+  put(0x463, 0x3d4, 2);
+  put(0x484, 24, 2);
+  // Size of the extended BIOS data area in KiB.
+  put(EBDA_BASE, (DISPLAY_BASE - EBDA_BASE) / 1024, 2);
+}

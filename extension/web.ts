@@ -1,0 +1,131 @@
+/** Entry of a browser's extension host: the debug adapter runs inside it, the engine in a web worker of its own. */
+import * as vscode from "vscode";
+import type { AdapterHost, EngineListener, EnginePort } from "../debug-adapter/host";
+import { createInlineAdapter, type InlineAdapter } from "../debug-adapter/inline";
+import type { FromEngine, ToEngine } from "../engine/debug/api";
+import { SharedRing } from "../engine/debug/pump";
+import { activateHyperstep } from "./activate";
+import type { Platform } from "./platform";
+
+/** How long to wait before trying again when the ring to the engine is full. */
+const RETRY_MS = 5;
+
+/** In the browser a path is a URI as text. */
+const uriOf = (path: string): vscode.Uri => vscode.Uri.parse(path, true);
+
+class WebHost implements AdapterHost {
+  /** @param engineScript the engine worker's program */
+  constructor(private readonly engineScript: string) {}
+
+  async readFile(path: string): Promise<Uint8Array> {
+    try {
+      return await vscode.workspace.fs.readFile(uriOf(path));
+    } catch (error) {
+      if (error instanceof vscode.FileSystemError && error.code === "FileNotFound")
+        throw new Error(`there is no file ${path}`);
+      throw new Error(`${path} cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+
+  async exists(path: string): Promise<boolean> {
+    try {
+      return (await vscode.workspace.fs.stat(uriOf(path))).type === vscode.FileType.File;
+    } catch {
+      return false;
+    }
+  }
+
+  directory(path: string): string {
+    const uri = uriOf(path);
+    return vscode.Uri.joinPath(uri, "..").toString();
+  }
+
+  join(...parts: string[]): string {
+    const [first, ...rest] = parts;
+    return vscode.Uri.joinPath(uriOf(first), ...rest).toString();
+  }
+
+  startEngine(listener: EngineListener): EnginePort {
+    const url = URL.createObjectURL(new Blob([this.engineScript], { type: "text/javascript" }));
+    const worker = new Worker(url, { name: "Hyperstep engine" });
+    worker.onmessage = ({ data }: MessageEvent<FromEngine>) => listener.message(data);
+    worker.onerror = ({ message }) => listener.failed(new Error(message || "the engine's worker failed"));
+    const dispose = (): void => {
+      worker.terminate();
+      URL.revokeObjectURL(url);
+    };
+    if (!globalThis.crossOriginIsolated) {
+      worker.postMessage({ start: true });
+      return { post: (message) => worker.postMessage(message), dispose };
+    }
+    const ring = SharedRing.create();
+    worker.postMessage({ start: true, ring: ring.buffer });
+    const sender = new RingSender(worker, ring);
+    return { post: (message) => sender.post(message), dispose };
+  }
+}
+
+/** The first message goes by postMessage, because an image may be larger than the ring; the others wait for room in it. */
+class RingSender {
+  private readonly queue: ToEngine[] = [];
+  private first = true;
+
+  constructor(
+    private readonly worker: Worker,
+    private readonly ring: SharedRing,
+  ) {}
+
+  post(message: ToEngine): void {
+    if (this.first) {
+      this.first = false;
+      this.worker.postMessage(message);
+      return;
+    }
+    this.queue.push(message);
+    if (this.queue.length === 1) this.flush();
+  }
+
+  private flush(): void {
+    while (this.queue.length > 0) {
+      if (!this.ring.write(this.queue[0])) {
+        setTimeout(() => this.flush(), RETRY_MS);
+        return;
+      }
+      this.queue.shift();
+    }
+  }
+}
+
+class EditorAdapter implements vscode.DebugAdapter {
+  private readonly sent = new vscode.EventEmitter<vscode.DebugProtocolMessage>();
+  readonly onDidSendMessage = this.sent.event;
+  private readonly adapter: InlineAdapter;
+
+  constructor(host: AdapterHost) {
+    this.adapter = createInlineAdapter(host, (message) => this.sent.fire(message as vscode.DebugProtocolMessage));
+  }
+
+  handleMessage(message: vscode.DebugProtocolMessage): void {
+    this.adapter.handle(message);
+  }
+
+  dispose(): void {
+    this.adapter.dispose();
+    this.sent.dispose();
+  }
+}
+
+export function activate(context: vscode.ExtensionContext): void {
+  const script = vscode.Uri.joinPath(context.extensionUri, "dist", "web", "engine-worker.js");
+  const platform: Platform = {
+    adapters: {
+      createDebugAdapterDescriptor: async () => {
+        const text = new TextDecoder().decode(await vscode.workspace.fs.readFile(script));
+        return new vscode.DebugAdapterInlineImplementation(new EditorAdapter(new WebHost(text)));
+      },
+    },
+    pathOf: (uri) => uri.toString(),
+    uriOf,
+  };
+  activateHyperstep(context, platform);
+}

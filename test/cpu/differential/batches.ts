@@ -1,0 +1,94 @@
+/** Batches of instances from a seed, and the hash by which two processors compare what became of a batch. */
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { Random } from "../random";
+import { undefinedFlags } from "./flags-undefined";
+import { generate, rowsFor } from "./generate";
+import type { Instance, Mode, Result } from "./instance";
+
+export const BATCH = 1000;
+
+/** Batches per mode: 260,000 instances in all. */
+export const BATCHES: Readonly<Record<Mode, number>> = { 64: 140, 32: 80, 16: 40 };
+
+/** One mode's file in golden/. */
+export interface Golden {
+  readonly mode: Mode;
+  /** Processor the results come from. */
+  readonly processor: string;
+  /** Instances per batch. */
+  readonly batch: number;
+  /** Hash of the results by batch; the seed of a batch is its number. */
+  readonly hashes: readonly string[];
+}
+
+export const goldenFile = (mode: Mode): string =>
+  join(process.cwd(), "test", "cpu", "differential", "golden", `integer-${mode}.json`);
+
+/** The instances of batch `number`; the same on every machine. */
+export function batchOf(mode: Mode, number: number): Instance[] {
+  const rows = rowsFor(mode);
+  const random = new Random((mode << 24) | number);
+  return Array.from({ length: BATCH }, (_, i) => generate(rows, number * BATCH + i, mode, random));
+}
+
+/** The flags compared: the six arithmetic ones and DF. */
+const COMPARED_FLAGS = 0xcd5;
+const PAGE_FAULT = 14;
+
+/** Whether both mean the same outcome: architecturally defined state only. */
+export function normalised(instance: Instance, result: Result): Result {
+  const gpr = result.gpr.slice();
+  if (instance.mode !== 64) {
+    // Outside 64-bit code R8..R15 do not exist and upper halves are undefined (SDM 1, 3.4.1.1).
+    for (let i = 0; i < 16; i++) gpr[i] = i < 8 ? BigInt.asUintN(32, gpr[i]) : 0n;
+  }
+  return {
+    gpr,
+    rip: result.rip,
+    rflags: result.rflags & COMPARED_FLAGS & ~undefinedFlags(instance, result.vector),
+    vector: result.vector,
+    error: result.error,
+    cr2: result.vector === PAGE_FAULT ? result.cr2 : 0n,
+    cs: result.cs,
+    changes: result.changes,
+  };
+}
+
+const scratch = Buffer.alloc(1 << 16);
+
+function writeResult(result: Result): number {
+  let at = 0;
+  const put = (value: bigint): void => {
+    at = scratch.writeBigUInt64LE(value, at);
+  };
+  for (const value of result.gpr) put(value);
+  put(result.rip);
+  put(result.cr2);
+  at = scratch.writeUInt32LE(result.rflags, at);
+  at = scratch.writeUInt32LE(result.error, at);
+  at = scratch.writeUInt16LE(result.vector, at);
+  at = scratch.writeUInt16LE(result.cs, at);
+  for (const change of result.changes) {
+    at = scratch.writeUInt16LE(change.word, at);
+    put(change.value);
+  }
+  return at;
+}
+
+/** Hash of a batch's results, with everything undefined left out. */
+export function hashOf(instances: readonly Instance[], results: readonly Result[]): string {
+  const hash = createHash("sha256");
+  instances.forEach((instance, i) => {
+    const size = writeResult(normalised(instance, results[i]));
+    hash.update(scratch.subarray(0, size));
+  });
+  return hash.digest("hex").slice(0, 24);
+}
+
+/** Whether two results of one instance agree in everything defined. */
+export function agree(instance: Instance, a: Result, b: Result): boolean {
+  const size = writeResult(normalised(instance, a));
+  const first = Buffer.from(scratch.subarray(0, size));
+  return first.equals(scratch.subarray(0, writeResult(normalised(instance, b))));
+}

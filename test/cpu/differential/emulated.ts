@@ -1,0 +1,268 @@
+/**
+ * Our engine as one side of the comparison: the same code page and data window at the same linear addresses, CPL 3, and
+ * behind every exception vector a HLT at CPL 0.
+ */
+import { VirtualClock } from "../../../engine/clock";
+import type { Bus, InterruptPort } from "../../../engine/cpu/cpu";
+import { CpuEngine } from "../../../engine/cpu/engine";
+import type { CpuModel, Feature } from "../../../engine/cpu/models/model";
+import { Activity, Off, Seg, SegAttr } from "../../../engine/cpu/state";
+import { PhysicalMemory } from "../../../engine/memory/physical";
+import { silentTracer } from "../../../engine/trace";
+import {
+  CODE,
+  CODE_SIZE,
+  COMPLETED,
+  DATA,
+  DATA_SIZE,
+  type Instance,
+  type Mode,
+  PATTERN,
+  type Result,
+} from "./instance";
+
+/** Everything the opcode table knows and a user program may use. */
+// biome-ignore format: a list
+const FEATURES: readonly Feature[] = [
+  "fpu", "tsc", "msr", "pae", "cx8", "apic", "sep", "pge", "cmov", "pat", "clflush", "mmx", "fxsr", "sse", "sse2", "sse3",
+  "ssse3", "sse4.1", "sse4.2", "popcnt", "movbe", "cx16", "bmi1", "bmi2", "lzcnt", "adx", "lahf64", "prefetchw", "syscall", "nx",
+  "page1gb", "lm", "pcid", "smep", "smap",
+];
+
+const MODEL: CpuModel = {
+  name: "differential",
+  vendor: "GenuineIntel",
+  leaves: [],
+  features: new Set(FEATURES),
+  physicalBits: 40,
+  linearBits: 48,
+};
+
+const BUS: Bus = {
+  portIn: () => 0,
+  portOut: () => {},
+  mmioRead: () => 0n,
+  mmioWrite: () => {},
+};
+
+const INTERRUPTS: InterruptPort = {
+  pending: () => -1,
+  acknowledge: () => -1,
+  readCr8: () => 0,
+  writeCr8: () => {},
+  readMsr: () => undefined,
+  writeMsr: () => false,
+};
+
+// Physical memory. The two pages of the data window are neighbours in linear addresses only.
+const PML4 = 0x1000;
+const PDPT = 0x2000;
+const DIRECTORY = 0x3000;
+const CODE_TABLE = 0x4000;
+const DATA_TABLE = 0x5000;
+const SYSTEM_TABLE = 0x6000;
+const GDT = 0x8000;
+const IDT = 0x9000;
+const TSS = 0xa000;
+const HANDLERS = 0xb000;
+const KERNEL_STACK = 0xd000;
+const LDT = 0xe000;
+const CODE_PAGE = 0x10000;
+const DATA_PAGES = [0x14000, 0x12000];
+const MEMORY_SIZE = 0x20000;
+
+/** The system's pages appear at this linear address, one to one, for the supervisor only. */
+const SYSTEM = 0x40000000;
+
+const P = 1n;
+const RW = 2n;
+const US = 4n;
+
+const FLAT_DATA = SegAttr.P | SegAttr.DPL | SegAttr.S | 0x3 | SegAttr.DB | SegAttr.G;
+const LONG_CODE = SegAttr.P | SegAttr.DPL | SegAttr.S | 0xb | SegAttr.L | SegAttr.G;
+const FLAT_CODE = SegAttr.P | SegAttr.DPL | SegAttr.S | 0xb | SegAttr.DB | SegAttr.G;
+const LDT_CODE = SegAttr.P | SegAttr.DPL | SegAttr.S | 0xb;
+const LDT_DATA = SegAttr.P | SegAttr.DPL | SegAttr.S | 0x3 | SegAttr.DB;
+
+/** Exceptions that push an error code (SDM 3A table 6-1). */
+const WITH_ERROR = new Set([8, 10, 11, 12, 13, 14, 17]);
+const PAGE_FAULT = 14;
+
+export class Emulated {
+  private readonly memory = new PhysicalMemory(MEMORY_SIZE);
+  private readonly cpu;
+  private readonly codeAt: number;
+  private readonly dataAt: readonly number[];
+  private readonly before = new Uint8Array(DATA_SIZE);
+  private readonly beforeWords = new Int32Array(this.before.buffer);
+  /** Bytes of the previous instance's instruction in the code page. */
+  private lastIp = 0;
+  private lastLength = 0;
+  private lastMode: Mode | 0 = 0;
+
+  constructor(tier: 0 | 1 = 0) {
+    this.memory.add("ram", "ram", 0, MEMORY_SIZE);
+    this.buildTables();
+    const clock = new VirtualClock();
+    const engine = new CpuEngine({ memory: this.memory, clock, trace: silentTracer, tier });
+    this.cpu = engine.createProcessor({ id: 0, model: MODEL, bus: BUS, interrupts: INTERRUPTS });
+    engine.activate(0);
+    this.codeAt = this.memory.hostOffset(CODE_PAGE);
+    this.dataAt = DATA_PAGES.map((pa) => this.memory.hostOffset(pa));
+    this.memory.u8.fill(0xcc, this.codeAt, this.codeAt + CODE_SIZE);
+    this.enterLongMode();
+  }
+
+  private put64(pa: number, value: bigint): void {
+    this.memory.view.setBigUint64(this.memory.hostOffset(pa), value, true);
+  }
+
+  private buildTables(): void {
+    this.put64(PML4, BigInt(PDPT) | P | RW | US);
+    this.put64(PDPT, BigInt(DIRECTORY) | P | RW | US);
+    this.put64(PDPT + 8, BigInt(DIRECTORY + 0x4000) | P | RW | US);
+    const directoryEntry = (linear: number): number => DIRECTORY + ((linear >>> 21) & 511) * 8;
+    this.put64(directoryEntry(CODE), BigInt(CODE_TABLE) | P | RW | US);
+    this.put64(directoryEntry(DATA), BigInt(DATA_TABLE) | P | RW | US);
+    this.put64(CODE_TABLE, BigInt(CODE_PAGE) | P | RW | US);
+    DATA_PAGES.forEach((pa, i) => {
+      this.put64(DATA_TABLE + i * 8, BigInt(pa) | P | RW | US);
+    });
+    // SYSTEM lies in the second gigabyte: directory at 0x7000.
+    this.put64(DIRECTORY + 0x4000, BigInt(SYSTEM_TABLE) | P | RW);
+    for (let page = 0; page < 16; page++) this.put64(SYSTEM_TABLE + page * 8, BigInt(page * 4096) | P | RW);
+
+    this.put64(GDT + 8, 0x00af9b000000ffffn); // 0x08: supervisor's 64-bit code
+    this.put64(GDT + 0x10, 0x00cf93000000ffffn); // 0x10: its data
+    this.put64(GDT + 0x20, 0x00cffb000000ffffn); // 0x23: user's 32-bit code, as in Linux
+    this.put64(GDT + 0x28, 0x00cff3000000ffffn); // 0x2b: user's data
+    this.put64(GDT + 0x30, 0x00affb000000ffffn); // 0x33: user's 64-bit code
+    const entryPoint = BigInt(SYSTEM + HANDLERS);
+    for (let vector = 0; vector < 32; vector++) {
+      const offset = entryPoint + BigInt(vector * 16);
+      const gate = (offset & 0xffffn) | (0x08n << 16n) | (0x8en << 40n) | (((offset >> 16n) & 0xffffn) << 48n);
+      // INTO is an instruction of ring 3: gates have DPL 3.
+      this.put64(IDT + vector * 16, gate | (3n << 45n));
+      this.put64(IDT + vector * 16 + 8, offset >> 32n);
+      this.memory.u8[this.memory.hostOffset(HANDLERS) + vector * 16] = 0xf4;
+    }
+    this.memory.view.setBigUint64(this.memory.hostOffset(TSS) + 4, BigInt(SYSTEM + KERNEL_STACK + 4096), true);
+  }
+
+  private enterLongMode(): void {
+    const { cpu } = this;
+    const { state } = cpu;
+    cpu.reset("power-up");
+    state.setU64(Off.CR0, 0x80050033n);
+    state.setU64(Off.CR3, BigInt(PML4));
+    state.setU64(Off.CR4, 0x6a0n);
+    state.setU64(Off.EFER, 0xd01n);
+    const system = BigInt(SYSTEM);
+    state.setU64(Off.GDTR_BASE, system + BigInt(GDT));
+    state.setU32(Off.GDTR_LIMIT, 0x37);
+    state.setU64(Off.IDTR_BASE, system + BigInt(IDT));
+    state.setU32(Off.IDTR_LIMIT, 0x1ff);
+    // The TSS ends before its I/O permission map: every port is forbidden.
+    state.setSegment(Seg.TR, 0x40, system + BigInt(TSS), 0x67, SegAttr.P | 0xb);
+    state.setSegment(Seg.LDTR, 0x48, system + BigInt(LDT), 0xfff, SegAttr.P | 0x2);
+    state.activity = Activity.ACTIVE;
+    this.setMode(64);
+  }
+
+  private setMode(mode: Mode): void {
+    const { state } = this.cpu;
+    const data = mode === 16 ? 0xf : 0x2b;
+    if (mode === 16) state.setSegment(Seg.CS, 7, BigInt(CODE), CODE_SIZE - 1, LDT_CODE);
+    else if (mode === 32) state.setSegment(Seg.CS, 0x23, 0n, 0xffffffff, FLAT_CODE);
+    else state.setSegment(Seg.CS, 0x33, 0n, 0xffffffff, LONG_CODE);
+    for (const seg of [Seg.ES, Seg.SS, Seg.DS]) {
+      if (mode === 16) state.setSegment(seg, data, BigInt(DATA), DATA_SIZE - 1, LDT_DATA);
+      else state.setSegment(seg, data, 0n, 0xffffffff, FLAT_DATA);
+    }
+    state.setSegment(Seg.FS, 0, 0n, 0, SegAttr.UNUSABLE);
+    state.setSegment(Seg.GS, 0, mode === 64 ? BigInt(DATA) : 0n, 0, SegAttr.UNUSABLE);
+    state.setU32(Off.CPL, 3);
+    this.cpu.contextChanged();
+    this.lastMode = mode;
+  }
+
+  /** Runs one instance and says what became of it. */
+  run(instance: Instance): Result {
+    const { cpu, memory, before } = this;
+    const { state } = cpu;
+    const { u8 } = memory;
+    before.set(PATTERN);
+    before.set(instance.patch.subarray(0, instance.patchLength), instance.patchAt);
+    u8.set(before.subarray(0, 4096), this.dataAt[0]);
+    u8.set(before.subarray(4096), this.dataAt[1]);
+    u8.fill(0xcc, this.codeAt + this.lastIp, this.codeAt + this.lastIp + this.lastLength);
+    u8.set(instance.code.subarray(0, instance.length), this.codeAt + instance.ip);
+    cpu.code.invalidatePhysical(CODE_PAGE, CODE_SIZE);
+    this.lastIp = instance.ip;
+    this.lastLength = instance.length;
+
+    if (this.lastMode !== instance.mode) this.setMode(instance.mode);
+    for (let i = 0; i < 16; i++) state.setGpr(i, instance.gpr[i]);
+    state.rip = BigInt(instance.mode === 16 ? instance.ip : CODE + instance.ip);
+    state.rflags = instance.rflags | 0x202;
+    const retired = cpu.retired;
+    cpu.run(1);
+    if (state.cpl === 0) return this.faulted();
+    if (cpu.retired !== retired + 1) throw new Error(`one instruction ran, ${cpu.retired - retired} retired`);
+    return {
+      gpr: this.registers(),
+      rip: state.rip,
+      rflags: state.rflags,
+      vector: COMPLETED,
+      error: 0,
+      cr2: 0n,
+      cs: state.segSelector(Seg.CS),
+      changes: this.changes(),
+    };
+  }
+
+  private registers(): BigUint64Array {
+    const gpr = new BigUint64Array(16);
+    for (let i = 0; i < 16; i++) gpr[i] = this.cpu.state.gpr(i);
+    return gpr;
+  }
+
+  /** Reads the exception from the supervisor's stack and goes back to user mode. */
+  private faulted(): Result {
+    const { state } = this.cpu;
+    const vector = Math.floor((Number(state.rip) - SYSTEM - HANDLERS) / 16);
+    const stack = this.memory.hostOffset(Number(state.gpr(4)) - SYSTEM);
+    const slot = (n: number): bigint => this.memory.view.getBigUint64(stack + n * 8, true);
+    const error = WITH_ERROR.has(vector) ? 1 : 0;
+    const gpr = this.registers();
+    gpr[4] = slot(error + 3);
+    const result: Result = {
+      gpr,
+      rip: slot(error),
+      rflags: Number(slot(error + 2)),
+      vector,
+      error: error === 1 ? Number(slot(0)) : 0,
+      cr2: vector === PAGE_FAULT ? state.u64(Off.CR2) : 0n,
+      cs: Number(slot(error + 1)),
+      changes: this.changes(),
+    };
+    state.activity = Activity.ACTIVE;
+    this.lastMode = 0;
+    return result;
+  }
+
+  private changes(): Result["changes"] {
+    const changes: { word: number; value: bigint }[] = [];
+    const { i32, view } = this.memory;
+    for (let page = 0; page < 2; page++) {
+      const at = this.dataAt[page];
+      for (let i = 0; i < 1024; i += 2) {
+        const w = (at >> 2) + i;
+        if (i32[w] === this.beforeWords[page * 1024 + i] && i32[w + 1] === this.beforeWords[page * 1024 + i + 1])
+          continue;
+        changes.push({ word: page * 512 + i / 2, value: view.getBigUint64(at + i * 4, true) });
+      }
+    }
+    return changes;
+  }
+}

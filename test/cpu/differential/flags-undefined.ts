@@ -1,0 +1,76 @@
+/** What the manuals leave undefined, and the comparison therefore leaves out: flags by mnemonic, each with its section. */
+import { decode } from "../../../engine/cpu/isa/decoder";
+import { type Instruction, newInstruction, OperandKind } from "../../../engine/cpu/isa/instruction";
+import { type Mnemonic, OPCODES } from "../../../engine/cpu/isa/opcodes";
+import type { Instance } from "./instance";
+
+const CF = 0x001;
+const PF = 0x004;
+const AF = 0x010;
+const ZF = 0x040;
+const SF = 0x080;
+const OF = 0x800;
+const ARITHMETIC = CF | PF | AF | ZF | SF | OF;
+
+/** What a row's condition may ask about. */
+interface Circumstances {
+  /** Width of the destination in bits. */
+  readonly bits: number;
+  /** Shift count as the processor masks it: to 5 bits, or 6 with a 64-bit operand. */
+  readonly count: number;
+  /** Vector of the exception the instruction raised, or 0xff. */
+  readonly vector: number;
+}
+
+interface UndefinedRow {
+  readonly mnemonics: readonly Mnemonic[];
+  readonly flags: number;
+  readonly when?: (c: Circumstances) => boolean;
+  readonly section: string;
+}
+
+// biome-ignore format: a table
+export const UNDEFINED_FLAGS: readonly UndefinedRow[] = [
+  { mnemonics: ["AND", "OR", "XOR", "TEST"], flags: AF, section: "2A AND: AF is undefined" },
+  { mnemonics: ["MUL", "IMUL"], flags: SF | ZF | AF | PF, section: "2A IMUL, 2B MUL: SF, ZF, AF, PF are undefined" },
+  { mnemonics: ["DIV", "IDIV"], flags: ARITHMETIC, section: "2A DIV: all six are undefined" },
+  { mnemonics: ["AAA", "AAS"], flags: OF | SF | ZF | PF, section: "2A AAA: OF, SF, ZF, PF are undefined" },
+  { mnemonics: ["AAM", "AAD"], flags: OF | AF | CF, section: "2A AAM: OF, AF, CF are undefined" },
+  { mnemonics: ["DAA", "DAS"], flags: OF, section: "2A DAA: OF is undefined" },
+  { mnemonics: ["BT", "BTS", "BTR", "BTC"], flags: OF | SF | AF | PF, section: "2A BT: OF, SF, AF, PF are undefined" },
+  { mnemonics: ["BSF", "BSR"], flags: CF | OF | SF | AF | PF, section: "2A BSF: all but ZF are undefined" },
+  { mnemonics: ["TZCNT", "LZCNT"], flags: OF | SF | AF | PF, section: "2B TZCNT: OF, SF, PF, AF are undefined" },
+  { mnemonics: ["SHL", "SHR", "SAR"], flags: AF, when: (c) => c.count !== 0,
+    section: "2B SAL: AF is undefined for a count other than 0" },
+  { mnemonics: ["SHL", "SHR", "SAR", "ROL", "ROR", "RCL", "RCR"], flags: OF, when: (c) => c.count > 1,
+    section: "2B SAL, RCL: OF is defined for 1-bit shifts and rotates only" },
+  { mnemonics: ["SHL", "SHR"], flags: CF, when: (c) => c.count > c.bits,
+    section: "2B SAL: CF is undefined when the count exceeds the operand (at the exact size the last bit is well known)" },
+  { mnemonics: ["SHLD", "SHRD"], flags: AF, when: (c) => c.count !== 0, section: "2B SHLD: AF is undefined" },
+  { mnemonics: ["SHLD", "SHRD"], flags: OF, when: (c) => c.count > 1, section: "2B SHLD: OF is undefined for counts above 1" },
+  { mnemonics: ["CMPS", "SCAS"], flags: ARITHMETIC, when: (c) => c.vector !== 0xff,
+    section: "2A REP: flags of an interrupted REPE CMPS are those before the instruction on some processors, of the last "
+      + "iteration on others; a resumed one does not read them" },
+];
+
+const instruction = newInstruction();
+
+function countOf(instance: Instance, decoded: Instruction): number {
+  const operand = decoded.operands[2].kind === OperandKind.NONE ? decoded.operands[1] : decoded.operands[2];
+  const raw = operand.kind === OperandKind.IMMEDIATE ? decoded.immediate : Number(instance.gpr[1] & 0xffn);
+  return raw & (decoded.operands[0].size === 8 ? 63 : 31);
+}
+
+/** Flags that may have any value after this instance, as a mask of RFLAGS. */
+export function undefinedFlags(instance: Instance, vector: number): number {
+  if (decode(instance.code, 0, instance.length, instance.mode, instruction) <= 0) return 0;
+  const { mnemonic } = OPCODES[instruction.opcode];
+  let flags = 0;
+  let circumstances: Circumstances | undefined;
+  for (const row of UNDEFINED_FLAGS) {
+    if (!row.mnemonics.includes(mnemonic)) continue;
+    circumstances ??= { bits: instruction.operands[0].size * 8, count: countOf(instance, instruction), vector };
+    if (row.when === undefined || row.when(circumstances)) flags |= row.flags;
+  }
+  return flags;
+}

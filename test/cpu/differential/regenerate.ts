@@ -1,0 +1,37 @@
+/**
+ * Writes golden/*.json anew from this machine's processor (Linux on x86-64 with gcc). To be run after a change of the
+ * generator or of the table of undefined flags; never to make a failing comparison pass.
+ */
+import { readFileSync, writeFileSync } from "node:fs";
+import { BATCH, BATCHES, batchOf, type Golden, goldenFile, hashOf } from "./batches";
+import { nativeAvailable, runNative } from "./native";
+
+function processorName(): string {
+  const line = readFileSync("/proc/cpuinfo", "utf8").split("\n");
+  const field = (name: string): string =>
+    line
+      .find((l) => l.startsWith(name))
+      ?.split(":")[1]
+      .trim() ?? "unknown";
+  return `${field("model name")}, family ${field("cpu family")} model ${field("model")}`;
+}
+
+/** @throws Error when this machine cannot run the harness */
+function regenerate(): void {
+  if (!nativeAvailable())
+    throw new Error("golden results come from Linux on x86-64 with gcc; this machine has not both");
+  for (const mode of [64, 32, 16] as const) {
+    const hashes = Array.from({ length: BATCHES[mode] }, (_, number) => {
+      const instances = batchOf(mode, number);
+      const results = runNative(instances);
+      const again = runNative(instances);
+      const hash = hashOf(instances, results);
+      if (hash !== hashOf(instances, again)) throw new Error(`${mode}-bit batch ${number}: two runs differ`);
+      return hash;
+    });
+    const golden: Golden = { mode, processor: processorName(), batch: BATCH, hashes };
+    writeFileSync(goldenFile(mode), `${JSON.stringify(golden, null, 1)}\n`);
+  }
+}
+
+regenerate();

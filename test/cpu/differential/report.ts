@@ -1,0 +1,66 @@
+/** An instance and its two results in readable form. */
+import { Decoder, DecoderOptions, Formatter, FormatterSyntax } from "iced-x86";
+import { GPR_NAMES } from "../../../engine/cpu/state";
+import { normalised } from "./batches";
+import { COMPLETED, type Instance, type Result, startRip } from "./instance";
+
+const hex = (value: bigint | number): string => `0x${value.toString(16)}`;
+
+// biome-ignore format: a table
+const FLAG_NAMES: readonly (readonly [number, string])[] = [
+  [0x001, "CF"], [0x004, "PF"], [0x010, "AF"], [0x040, "ZF"], [0x080, "SF"], [0x400, "DF"], [0x800, "OF"],
+];
+
+function flagText(flags: number): string {
+  return FLAG_NAMES.map(([bit, name]) => (flags & bit ? name : name.toLowerCase())).join(" ");
+}
+
+export function disassemble(instance: Instance): string {
+  const decoder = new Decoder(instance.mode, instance.code.subarray(0, instance.length), DecoderOptions.None);
+  decoder.ip = startRip(instance);
+  const formatter = new Formatter(FormatterSyntax.Nasm);
+  const decoded = decoder.decode();
+  const text = formatter.format(decoded);
+  formatter.free();
+  decoded.free();
+  decoder.free();
+  return text;
+}
+
+/** Every difference between two results, and what the instance started from. */
+export function describeDifference(instance: Instance, expected: Result, actual: Result): string {
+  const want = normalised(instance, expected);
+  const got = normalised(instance, actual);
+  const bytes = Array.from(instance.code.subarray(0, instance.length), (b) => b.toString(16).padStart(2, "0")).join(
+    " ",
+  );
+  const lines = [`${instance.mode}-bit ${bytes}: ${disassemble(instance)}`];
+  const outcome = (vector: number): string => (vector === COMPLETED ? "completed" : `exception ${vector}`);
+  const differ = (name: string, a: string, b: string): void => {
+    if (a !== b) lines.push(`  ${name}: processor ${a}, engine ${b}`);
+  };
+  differ("outcome", outcome(want.vector), outcome(got.vector));
+  differ("error code", hex(want.error), hex(got.error));
+  differ("cr2", hex(want.cr2), hex(got.cr2));
+  differ("rip", hex(want.rip), hex(got.rip));
+  differ("cs", hex(want.cs), hex(got.cs));
+  differ("flags", flagText(want.rflags), flagText(got.rflags));
+  for (let i = 0; i < 16; i++) differ(GPR_NAMES[i], hex(want.gpr[i]), hex(got.gpr[i]));
+  const words = new Set([...want.changes, ...got.changes].map((change) => change.word));
+  for (const word of [...words].sort((a, b) => a - b)) {
+    const value = (r: Result): string => {
+      const change = r.changes.find((c) => c.word === word);
+      return change ? hex(change.value) : "unchanged";
+    };
+    differ(`data window +${hex(word * 8)}`, value(want), value(got));
+  }
+  lines.push(`  before: rip ${hex(startRip(instance))} ${flagText(instance.rflags)}`);
+  for (let i = 0; i < 16; i += 4) {
+    lines.push(`    ${[0, 1, 2, 3].map((k) => `${GPR_NAMES[i + k]} ${hex(instance.gpr[i + k])}`).join("  ")}`);
+  }
+  if (instance.patchLength > 0) {
+    const patch = Array.from(instance.patch.subarray(0, instance.patchLength), (b) => b.toString(16).padStart(2, "0"));
+    lines.push(`    data window +${hex(instance.patchAt)}: ${patch.join(" ")}`);
+  }
+  return lines.join("\n");
+}
