@@ -83,7 +83,7 @@ function read(args: readonly string[]) {
   } catch (error) {
     // The library's own sentence, without its advice about "--".
     const text = error instanceof Error ? error.message : String(error);
-    throw new UsageError(text.split(". ")[0].replace(/\.$/, ""));
+    throw new UsageError(text.split(/\.?\n|\. /)[0].replace(/\.$/, ""));
   }
 }
 

@@ -6,10 +6,12 @@ import { type Handlers, type SessionContext, threadOf } from "./context";
 import { codeAddress } from "./disassembly";
 import { exitFilter, traceFilterOf } from "./exception-filters";
 import { parseReference } from "./format";
+import type { Listings } from "./listings";
 import type { Memory } from "./memory";
 import type { Variables } from "./variables";
 
-type Group = "instruction" | "function" | "data";
+/** "source" and a source reference: breakpoints in one listing. */
+type Group = "instruction" | "function" | "data" | `source ${number}`;
 
 /** One breakpoint as the engine knows it; exactly one of the three. */
 interface Entry {
@@ -39,7 +41,7 @@ export function parseHitCondition(text: string | undefined): HitRule | undefined
 }
 
 export class Breakpoints {
-  private readonly groups: Record<Group, Entry[]> = { instruction: [], function: [], data: [] };
+  private readonly groups = new Map<Group, Entry[]>();
   private filters: TraceFilter[] = [];
   private nextId = 1;
 
@@ -47,6 +49,7 @@ export class Breakpoints {
     private readonly session: SessionContext,
     private readonly memory: Memory,
     private readonly variables: Variables,
+    private readonly listings: Listings,
   ) {}
 
   readonly handlers: Handlers = {
@@ -54,6 +57,7 @@ export class Breakpoints {
     setInstructionBreakpoints: (args: DebugProtocol.SetInstructionBreakpointsArguments) => this.setInstruction(args),
     setFunctionBreakpoints: (args: DebugProtocol.SetFunctionBreakpointsArguments) => this.setFunction(args),
     setDataBreakpoints: (args: DebugProtocol.SetDataBreakpointsArguments) => this.setData(args),
+    breakpointLocations: (args: DebugProtocol.BreakpointLocationsArguments) => this.locations(args),
     dataBreakpointInfo: (args: DebugProtocol.DataBreakpointInfoArguments) => this.dataInfo(args),
     setExceptionBreakpoints: (args: DebugProtocol.SetExceptionBreakpointsArguments) => this.setExceptions(args),
     exceptionInfo: (args: DebugProtocol.ExceptionInfoArguments) => this.exceptionInfo(args),
@@ -62,12 +66,35 @@ export class Breakpoints {
   private async setSource(
     args: DebugProtocol.SetBreakpointsArguments,
   ): Promise<DebugProtocol.SetBreakpointsResponse["body"]> {
+    const { source } = args;
+    if (this.listings.isListing(source)) return this.setListing(args);
     const message = /(^|[\\/])engine[\\/](kvm|machine|devices|cpu)[\\/].*\.ts$/.test(args.source.path ?? "")
       ? MODEL_SOURCE
       : NO_LINES;
     return {
       breakpoints: (args.breakpoints ?? []).map(({ line }) => ({ id: this.nextId++, verified: false, line, message })),
     };
+  }
+
+  private async setListing(
+    args: DebugProtocol.SetBreakpointsArguments,
+  ): Promise<DebugProtocol.SetBreakpointsResponse["body"]> {
+    const first = this.session.client.linesStartAt1 ? 0 : 1;
+    const group: Group = `source ${args.source.sourceReference ?? 0}`;
+    const { breakpoints } = await this.replace(group, args.breakpoints ?? [], async (wanted, id) => {
+      const found = this.listings.addressAt(args.source, wanted.line + first);
+      if (!found) throw new Error("this listing belongs to an earlier run: set the breakpoint in the new one");
+      return { code: { id, linear: found.address, ...guards(wanted) }, where: found.address, line: found.line - first };
+    });
+    return { breakpoints: breakpoints.map((b) => ({ ...b, source: args.source })) };
+  }
+
+  private async locations(
+    args: DebugProtocol.BreakpointLocationsArguments,
+  ): Promise<DebugProtocol.BreakpointLocationsResponse["body"]> {
+    const first = this.session.client.linesStartAt1 ? 0 : 1;
+    const lines = this.listings.linesWithCode(args.source, args.line + first, (args.endLine ?? args.line) + first);
+    return { breakpoints: lines.map((line) => ({ line: line - first })) };
   }
 
   private setInstruction(args: DebugProtocol.SetInstructionBreakpointsArguments): Promise<object> {
@@ -239,12 +266,13 @@ export class Breakpoints {
     const exception =
       stop.reason === "trace" && stop.hits.some((h) => typeof h === "string" && !h.startsWith("function:"));
     if (stop.ending || exception) return { reason: "exception", hitBreakpointIds: ids };
-    if (group) return { reason: `${group} breakpoint`, hitBreakpointIds: ids };
+    if (group)
+      return { reason: group.startsWith("source") ? "breakpoint" : `${group} breakpoint`, hitBreakpointIds: ids };
     return { reason: stop.reason === "trace" ? "breakpoint" : stop.reason, hitBreakpointIds: ids };
   }
 
   private entries(): Entry[] {
-    return [...this.groups.instruction, ...this.groups.function, ...this.groups.data];
+    return [...this.groups.values()].flat();
   }
 
   /** Sets one group anew: each breakpoint is made, the engine told, and every refusal reported at its breakpoint. */
@@ -254,21 +282,31 @@ export class Breakpoints {
     make: (
       wanted: T,
       id: number,
-    ) => Promise<{ code?: BreakpointRequest; watch?: WatchpointRequest; filter?: TraceFilter; where?: bigint }>,
+    ) => Promise<{
+      code?: BreakpointRequest;
+      watch?: WatchpointRequest;
+      filter?: TraceFilter;
+      where?: bigint;
+      line?: number;
+    }>,
   ): Promise<{ breakpoints: DebugProtocol.Breakpoint[] }> {
     const made: { entry?: Entry; answer: DebugProtocol.Breakpoint }[] = [];
     for (const item of wanted) {
       const id = this.nextId++;
       try {
-        const { where, ...parts } = await make(item, id);
+        const { where, line, ...parts } = await make(item, id);
         const answer: DebugProtocol.Breakpoint = { id, verified: true };
         if (where !== undefined) answer.instructionReference = codeAddress(where);
+        if (line !== undefined) answer.line = line;
         made.push({ entry: { id, group, answer, ...parts }, answer });
       } catch (error) {
         made.push({ answer: { id, verified: false, message: error instanceof Error ? error.message : String(error) } });
       }
     }
-    this.groups[group] = made.flatMap((m) => (m.entry ? [m.entry] : []));
+    this.groups.set(
+      group,
+      made.flatMap((m) => (m.entry ? [m.entry] : [])),
+    );
     const refused = new Map((await this.send()).map((r) => [String(r.id).replace("function:", ""), r.message]));
     return {
       breakpoints: made.map(({ answer }) => {

@@ -115,12 +115,16 @@ export class Disassembly {
     return { address, bytes, readable };
   }
 
-  /** Text with symbols: of the branch target behind it, and of the row itself when a symbol begins there. */
+  /** Text with the symbol of the branch target or operand behind it. */
+  plainText(row: Row): string {
+    const target = row.target === undefined ? "" : this.session.symbols.describe(row.target);
+    return target ? `${row.text} <${target}>` : row.text;
+  }
+
+  /** Text with symbols: of the target, and of the row itself when a symbol begins there. */
   text(row: Row): string {
-    const { symbols } = this.session;
-    const target = row.target === undefined ? "" : symbols.describe(row.target);
-    const withTarget = target ? `${row.text} <${target}>` : row.text;
-    const here = symbols.at(row.address);
+    const withTarget = this.plainText(row);
+    const here = this.session.symbols.at(row.address);
     return here?.offset === 0n ? `${withTarget.padEnd(COMMENT_COLUMN)}; ${here.symbol.name}:` : withTarget;
   }
 

@@ -21,5 +21,7 @@ export interface AdapterHost {
   /** Directory part and joining, by the platform's rules. */
   directory(path: string): string;
   join(...parts: string[]): string;
+  /** Source map of the engine's worker where it is not beside the script (the script runs from a blob, say). */
+  engineMap?(): Promise<{ readonly text: string; readonly directory: string } | undefined>;
   startEngine(listener: EngineListener): EnginePort;
 }

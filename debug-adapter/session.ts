@@ -18,12 +18,13 @@ import {
 } from "./context";
 import type { CustomEvent, CustomEvents, NumberFormat } from "./custom-protocol";
 import { customHandlers } from "./custom-requests";
-import { Disassembly } from "./disassembly";
+import { codeAddress, Disassembly } from "./disassembly";
 import { EngineClient } from "./engine-client";
 import { Evaluate } from "./evaluate";
 import { toBase64 } from "./format";
 import type { AdapterHost } from "./host";
 import { type LaunchConfiguration, readImages, readSymbols, validateLaunch } from "./launch";
+import { Listings } from "./listings";
 import { Memory } from "./memory";
 import { requestSchemas } from "./request-schemas";
 import { check, nearest } from "./schema";
@@ -76,6 +77,7 @@ export class DebugSession implements Receiver, SessionContext {
 
   private readonly memory = new Memory(this);
   private readonly sources: ModelSources;
+  private readonly listings: Listings;
   private readonly stack: Stack;
   private readonly variables: Variables;
   private readonly breakpoints: Breakpoints;
@@ -88,6 +90,8 @@ export class DebugSession implements Receiver, SessionContext {
   private configuration: LaunchConfiguration | null = null;
   private client_: EngineClient | null = null;
   private ending: Ending | null = null;
+  /** Addresses of the goto targets handed out; an id is the place in the list, from 1. */
+  private gotoAddresses: bigint[] = [];
   private serialDecoder = new TextDecoder();
 
   constructor(
@@ -95,10 +99,11 @@ export class DebugSession implements Receiver, SessionContext {
     readonly host: AdapterHost,
   ) {
     this.sources = new ModelSources(host);
-    this.stack = new Stack(this, this.memory, this.sources);
-    this.variables = new Variables(this, this.stack, this.memory);
-    this.breakpoints = new Breakpoints(this, this.memory, this.variables);
     const disassembly = new Disassembly(this, this.memory);
+    this.listings = new Listings(this, disassembly);
+    this.stack = new Stack(this, this.memory, this.sources, this.listings);
+    this.variables = new Variables(this, this.stack, this.memory);
+    this.breakpoints = new Breakpoints(this, this.memory, this.variables, this.listings);
     const evaluate = new Evaluate(this, this.stack, this.variables, this.memory, disassembly);
     const all: Handlers = {
       ...this.lifeHandlers(),
@@ -273,6 +278,8 @@ export class DebugSession implements Receiver, SessionContext {
         await this.engine.request("pause", {});
         return undefined;
       },
+      gotoTargets: (args: DebugProtocol.GotoTargetsArguments) => this.gotoTargets(args),
+      goto: (args: DebugProtocol.GotoArguments) => this.goto(args),
       source: (args: DebugProtocol.SourceArguments) => this.source(args),
       loadedSources: async () => ({ sources: await this.sources.loaded() }),
     };
@@ -322,6 +329,8 @@ export class DebugSession implements Receiver, SessionContext {
   private async startEngine(request: LaunchRequest): Promise<void> {
     this.serialDecoder = new TextDecoder();
     this.ending = null;
+    this.gotoAddresses = [];
+    this.listings.forget();
     const engine: EngineClient = new EngineClient(
       this.host,
       (event) => {
@@ -481,6 +490,11 @@ export class DebugSession implements Receiver, SessionContext {
   }
 
   private onSerial(port: number, bytes: Uint8Array): void {
+    // Below 0 is the debug console port, whose output is nobody's keyboard dialogue.
+    if (port < 0) {
+      this.event("output", { category: "stdout", output: new TextDecoder().decode(bytes) });
+      return;
+    }
     const serial = this.configuration?.serial ?? "terminal";
     if (serial !== "console") this.customEvent("hyperstep/serial", { port, data: toBase64(bytes) });
     if (serial === "terminal" || port !== 0) return;
@@ -570,8 +584,39 @@ export class DebugSession implements Receiver, SessionContext {
 
   private async source(args: DebugProtocol.SourceArguments): Promise<DebugProtocol.SourceResponse["body"]> {
     const reference = args.source?.sourceReference || args.sourceReference;
+    const listing = this.listings.content(reference);
+    if (listing !== undefined) return { content: listing, mimeType: "text/x-asm" };
     const content = this.sources.content(reference);
     if (content === undefined) throw new Error(`there is no source ${reference}`);
     return { content, mimeType: "text/typescript" };
+  }
+
+  private async gotoTargets(
+    args: DebugProtocol.GotoTargetsArguments,
+  ): Promise<DebugProtocol.GotoTargetsResponse["body"]> {
+    const first = this.client.linesStartAt1 ? 0 : 1;
+    const found = this.listings.addressAt(args.source, args.line + first);
+    if (!found) return { targets: [] };
+    const id = this.gotoAddresses.push(found.address);
+    const label = this.symbols.describe(found.address) || codeAddress(found.address);
+    return {
+      targets: [{ id, label, line: found.line - first, instructionPointerReference: codeAddress(found.address) }],
+    };
+  }
+
+  /** Sets RIP, so that the thread goes on at a target. */
+  private async goto(args: DebugProtocol.GotoArguments): Promise<undefined> {
+    const linear = this.gotoAddresses[args.targetId - 1];
+    if (linear === undefined) throw new Error(`there is no goto target ${args.targetId}`);
+    const { stop } = this;
+    if (!stop) throw new Error("the machine is running: pause it first");
+    if (stop.traceKind !== 0) throw new Error("the guest is inside a VM exit: step back to it before jumping");
+    const vcpu = vcpuOf(args.threadId);
+    const { csBase } = await this.engine.request("codeContext", { vcpu });
+    await this.engine.request("writeRegister", { vcpu, name: "rip", value: BigInt.asUintN(64, linear - csBase) });
+    this.running();
+    this.stop = { ...stop, vcpu, reason: "step", hits: [], text: "", description: undefined };
+    this.event("stopped", { reason: "goto", threadId: args.threadId, allThreadsStopped: true });
+    return undefined;
   }
 }

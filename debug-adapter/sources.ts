@@ -65,6 +65,8 @@ export class ModelSources {
   private async load(path: string): Promise<Script | null> {
     const file = path.replace(/^file:\/\//, "");
     try {
+      const given = await this.host.engineMap?.();
+      if (given) return { map: new TraceMap(given.text), directory: given.directory };
       const text = decoder.decode(await this.host.readFile(`${file}.map`));
       return { map: new TraceMap(text), directory: this.host.directory(file) };
     } catch {

@@ -7,6 +7,7 @@ import type { CodeContext } from "../engine/debug/api";
 import { type Handlers, type SessionContext, threadOf, vcpuOf } from "./context";
 import { codeAddress } from "./disassembly";
 import { hex } from "./format";
+import type { Listings } from "./listings";
 import type { Memory } from "./memory";
 import type { MappedFrame, ModelSources } from "./sources";
 
@@ -25,6 +26,8 @@ interface GuestFrame {
 }
 
 const MAX_FRAMES = 256;
+/** Guest frames that get a listing to show. */
+const MAX_LISTED = 16;
 const MAX_FRAME_SIZE = 1n << 20n;
 const PUSH_RBP = 0x55;
 
@@ -37,6 +40,7 @@ export class Stack {
     private readonly session: SessionContext,
     private readonly memory: Memory,
     private readonly sources: ModelSources,
+    private readonly listings: Listings,
   ) {}
 
   readonly handlers: Handlers = {
@@ -103,7 +107,18 @@ export class Stack {
         column: 0,
         presentationHint: "label",
       });
-    return [...frames, ...guest.map((frame) => this.guestFrame(vcpu, frame))];
+    for (const [i, frame] of guest.entries()) {
+      const place = i < MAX_LISTED ? await this.listings.place(frame.linear, context) : undefined;
+      frames.push({
+        ...this.guestFrame(vcpu, frame),
+        ...(place ? { source: place.source, line: this.lineOut(place.line) } : {}),
+      });
+    }
+    return frames;
+  }
+
+  private lineOut(line: number): number {
+    return this.session.client.linesStartAt1 ? line : line - 1;
   }
 
   private add(info: FrameInfo): number {
@@ -117,7 +132,7 @@ export class Stack {
       id: this.add({ vcpu, kind: "model" }),
       name: frame.name,
       source: frame.source,
-      line: this.session.client.linesStartAt1 ? frame.line : frame.line - 1,
+      line: this.lineOut(frame.line),
       column: this.session.client.columnsStartAt1 ? frame.column : frame.column - 1,
       presentationHint: "normal",
     };

@@ -161,6 +161,8 @@ export interface InterruptPort {
   /** IA32_APIC_BASE and x2APIC MSRs (0x1b, 0x800..0x8ff). @returns undefined, or false, where #GP(0) is due */
   readMsr(index: number): bigint | undefined;
   writeMsr(index: number, value: bigint): boolean;
+  /** The processor takes an INIT: the local APIC gets the state of SDM 3A 10.4.7.3. */
+  init?(): void;
 }
 
 /** One address the run loop stops at. */

@@ -29,6 +29,8 @@ export class DataWatch {
   private watchpoints: readonly Watchpoint[] = [];
   private registers: readonly DebugRegister[] = [];
   private seen = "";
+  /** Addresses of DR0 to DR3 that break on execution. */
+  executeAddresses: readonly bigint[] = [];
   hits: WatchHit[] = [];
   /** DR6 bits of data breakpoints that accesses since `clear` have met. */
   debugBits = 0;
@@ -60,12 +62,8 @@ export class DataWatch {
     const changed = this.registers.some(data) || list.some(data);
     this.seen = name;
     this.registers = list;
+    this.executeAddresses = list.filter((r) => r.kind === 0).map((r) => r.address);
     return changed;
-  }
-
-  /** Addresses of DR0 to DR3 that break on execution. */
-  get executeAddresses(): readonly bigint[] {
-    return this.registers.filter((r) => r.kind === 0).map((r) => r.address);
   }
 
   /** DR6 bits of the execution breakpoints at a linear address. */

@@ -5,10 +5,11 @@
 import type { VirtualClock } from "../clock";
 import type { PhysicalMemory } from "../memory/physical";
 import { TraceKind, type Tracer } from "../trace";
-import { type CodeContexts, type KeySource, VcpuCode } from "./code/code-cache";
+import { type Binder, type CodeContexts, VcpuCode } from "./code/code-cache";
 import type { CodeStore } from "./code/code-store";
-import { PseudoKey, RECORD_SIZE, RecordFault, RecordField } from "./code/record";
+import { RecordFault } from "./code/record-writer";
 import {
+  Access,
   type Bus,
   type CodeBreakpoint,
   type Cpu,
@@ -23,10 +24,14 @@ import {
 } from "./cpu";
 import { DataWatch } from "./data-watch";
 import type { GuestMode } from "./guest-mode";
+import { AccessBits } from "./interpreter/abi";
+import { Key, RECORD_SIZE, Rec } from "./interpreter/record";
 import { OPCODES } from "./isa/opcodes";
 import { PagingMmu } from "./memory/mmu";
 import type { CpuModel } from "./models/model";
-import { Activity, CpuState, ExitStatus, Inhibit, Off, Pending, Rflags } from "./state";
+import { Activity, CodeMode, CpuState, ExitStatus, Inhibit, Off, Pending, Rflags, Seg } from "./state";
+import { Cr4, Dr6 } from "./system/bits";
+import { pendDebug } from "./system/debug-registers";
 import { deliverFault, serviceEvents } from "./system/events";
 import { systemHandlers } from "./system/handlers";
 import { deriveMode } from "./system/mode";
@@ -37,12 +42,12 @@ import type { VmxUnit } from "./vmx/unit";
 /** Longest stay in generated code: V8 replaces running code only between calls. */
 const LONGEST_SLICE = 1_000_000;
 
-/** A tier that runs records (cpu/interpreter). */
-export interface Tier {
-  /** Runs from a record; at most `budget` instructions retire. @returns the record it stopped at */
-  run(record: number, budget: number): number;
-  /** Runs one record with every access going through the hooks. */
-  runSlow(record: number): number;
+/** A tier that runs records: tier 0 (interpreter/tier0.ts). */
+export interface Tier extends Binder {
+  /** Runs from a record on; BUDGET in the CPU block is how many instructions may retire. */
+  run(record: number): void;
+  /** Runs the instruction of one record with every access going through the hooks. */
+  runSlow(record: number): void;
 }
 
 export interface ProcessorParts {
@@ -55,10 +60,7 @@ export interface ProcessorParts {
   readonly trace: Tracer;
   readonly store: CodeStore;
   readonly contexts: CodeContexts;
-  readonly keys: KeySource;
   readonly tier: Tier;
-  /** The region compiler's tier, when it is on. */
-  readonly regions: Tier | null;
 }
 
 /** What a processor keeps outside its CPU block. Plain data. */
@@ -68,8 +70,16 @@ export interface ProcessorState {
   hostIsModel: boolean;
 }
 
-/** Instructions after which TF raises no single-step trap, because they clear it on their way (SDM 3A 17.3.1.4). */
+/** After these TF raises no single-step trap, because they clear it on their way (SDM 3B 17.3.1.4). */
 const CLEARS_TF: ReadonlySet<string> = new Set(["INT", "INT3", "INTO", "INT1", "SYSCALL", "SYSENTER"]);
+
+/** Keys that are no instructions, and system instructions, which have no slow road. */
+const PSEUDO: ReadonlySet<number> = new Set([Key.SYSTEM, Key.GOTO, Key.CROSS, Key.BREAK, Key.REGION]);
+
+/** These load RFLAGS with RF as their image says. */
+const SETS_RF: ReadonlySet<string> = new Set(["IRET", "SYSRET", "VMLAUNCH", "VMRESUME"]);
+
+const SHADOW = Inhibit.STI | Inhibit.MOV_SS;
 
 export class Processor implements Cpu {
   readonly id: number;
@@ -89,9 +99,11 @@ export class Processor implements Cpu {
 
   private readonly store: CodeStore;
   private readonly tier: Tier;
-  private readonly regions: Tier | null;
   private readonly watch: DataWatch;
   private breakpoints: readonly CodeBreakpoint[] = [];
+  /** What the code cache was told last. */
+  private stopsOfDebugger: readonly CodeBreakpoint[] = this.breakpoints;
+  private stopsOfRegisters: readonly bigint[] = [];
   /** Somebody wants the run loop to look at events or context. */
   private wantsAttention = true;
   /** Retired count at which the debugger wants to stop; Infinity for never. */
@@ -112,11 +124,10 @@ export class Processor implements Cpu {
     this.trace = parts.trace;
     this.store = parts.store;
     this.tier = parts.tier;
-    this.regions = parts.regions;
     this.state = new CpuState(parts.id, parts.memory.memory);
     this.watch = new DataWatch(this.state);
     this.mmu = new PagingMmu(this);
-    this.code = new VcpuCode(this, parts.store, parts.contexts, parts.keys);
+    this.code = new VcpuCode(this, parts.store, parts.contexts, parts.tier);
     this.vmx = createVmx(this);
     this.reset("power-up");
   }
@@ -181,73 +192,78 @@ export class Processor implements Cpu {
   /** One stay in generated code, or one instruction where something must be looked at behind each. */
   private step(budget: number): void {
     const { state } = this;
-    const shadow = state.u32(Off.INHIBIT) & (Inhibit.STI | Inhibit.MOV_SS);
-    const singleStep = (state.u32(Off.FLAGS_REST) & Rflags.TF) !== 0;
-    if (shadow === 0 && !singleStep) {
-      this.execute(budget);
+    const shadow = state.u32(Off.INHIBIT) & SHADOW;
+    const flags = state.u32(Off.FLAGS_REST);
+    if (shadow === 0 && (flags & (Rflags.TF | Rflags.RF)) === 0) {
+      this.execute(budget, false);
       return;
     }
     const before = this.own.retired;
     this.lastMnemonic = "";
-    this.execute(1);
+    this.execute(1, (flags & Rflags.TF) !== 0);
+    // The shadow lasts for one instruction, however it ends; so does RF, unless the instruction set it (SDM 3B 17.3.1.1).
     state.setU32(Off.INHIBIT, state.u32(Off.INHIBIT) & ~shadow);
     if (shadow !== 0) this.wantsAttention = true;
-    if (singleStep && this.own.retired > before && !CLEARS_TF.has(this.lastMnemonic)) this.pendingDebug(1 << 14);
+    const retired = this.own.retired > before;
+    if (retired && flags & Rflags.RF && !SETS_RF.has(this.lastMnemonic)) {
+      state.setU32(Off.FLAGS_REST, state.u32(Off.FLAGS_REST) & ~Rflags.RF);
+    }
+    const iterated = state.u32(Off.STATUS) === ExitStatus.AGAIN;
+    if (flags & Rflags.TF && (retired || iterated) && !CLEARS_TF.has(this.lastMnemonic)) pendDebug(this, Dr6.BS);
   }
 
-  /** Adds DR6 bits to the debug exception that is due at this boundary. */
-  private pendingDebug(bits: number): void {
-    const { state } = this;
-    state.setU64(Off.PENDING_DEBUG, state.u64(Off.PENDING_DEBUG) | BigInt(bits));
-    state.setU32(Off.PENDING, state.u32(Off.PENDING) | Pending.DEBUG);
-  }
-
-  /** Runs up to `budget` instructions and handles why generated code came back, until the budget is used or events wait. */
-  private execute(budget: number): void {
+  /**
+   * Runs up to `budget` instructions and handles why generated code came back, until the budget is used or something has
+   * to be looked at. `slowly`: by the slow road, where a REP instruction makes one iteration at a time.
+   */
+  private execute(budget: number, slowly: boolean): void {
     const { state } = this;
     const end = this.own.retired + budget;
-    let record = 0;
-    let skipBreak = false;
-    for (;;) {
-      const left = end - this.own.retired;
-      if (left <= 0) return;
+    let atBreak = -1n;
+    let crossing = 0;
+    while (this.own.retired < end) {
+      let record = crossing;
+      crossing = 0;
       if (record === 0) {
         try {
           record = this.code.locate();
+          // A BREAK that has been looked at at this very boundary does not stop again.
+          if (atBreak === state.rip && this.keyOf(record) === Key.BREAK) record += RECORD_SIZE;
         } catch (e) {
           if (!(e instanceof CpuFault)) throw e;
           this.fault(e);
           return;
         }
       }
-      if (skipBreak) {
-        record += RECORD_SIZE;
-        skipBreak = false;
+      if (slowly && !PSEUDO.has(this.keyOf(record))) {
+        this.slowRoad(record);
+        return;
       }
-      record = this.stay(record, left);
+      this.beginSlice(end - this.own.retired);
+      try {
+        this.tier.run(record);
+      } finally {
+        this.account();
+      }
       switch (state.u32(Off.STATUS)) {
         case ExitStatus.BUDGET:
         case ExitStatus.ATTENTION:
+        case ExitStatus.AGAIN:
           return;
         case ExitStatus.MISS:
-          // Either no record yet, or an instruction across the end of a page: locate() finds the latter's CROSS again.
-          record = this.isCross(record) ? this.crossing() : 0;
-          if (record < 0) return;
+          crossing = this.crossingRecord();
+          if (crossing < 0) return;
           break;
         case ExitStatus.FAULT:
           this.fault(this.pendingFault());
           return;
         case ExitStatus.SLOW:
-          if (!this.slowRoad(record)) return;
-          record = 0;
+          this.slowRoad(this.instructionRecord());
+          if (this.wantsAttention || state.u32(Off.STATUS) !== ExitStatus.BUDGET) return;
           break;
-        case ExitStatus.AGAIN:
-          return;
         case ExitStatus.BREAK:
-          if (!this.breakHit()) {
-            record = 0;
-            if (this.wantsAttention) return;
-          } else skipBreak = true;
+          if (!this.breakHit()) return;
+          atBreak = state.rip;
           break;
         default:
           throw new Error(`unknown exit status ${state.u32(Off.STATUS)}`);
@@ -255,14 +271,27 @@ export class Processor implements Cpu {
     }
   }
 
-  /** One call of a tier, with its retired instructions accounted for. */
-  private stay(record: number, budget: number): number {
-    this.beginSlice(budget);
+  private keyOf(record: number): number {
+    return this.memory.i32[(record + Rec.KEY) >> 2];
+  }
+
+  /** The record of the instruction at RIP that has just taken the slow road. */
+  private instructionRecord(): number {
+    let record = this.code.locate();
+    if (this.keyOf(record) === Key.BREAK) record += RECORD_SIZE;
+    return this.keyOf(record) === Key.CROSS ? this.code.putTogether() : record;
+  }
+
+  /** After a MISS: the record of an instruction that crosses a page's end, 0 for anything else, -1 after a fault. */
+  private crossingRecord(): number {
     try {
-      const tier = this.regions !== null && budget > 1 && this.store.breakpoints.size === 0 ? this.regions : this.tier;
-      return tier.run(record, budget);
-    } finally {
-      this.account();
+      let record = this.code.locate();
+      if (this.keyOf(record) === Key.BREAK) record += RECORD_SIZE;
+      return this.keyOf(record) === Key.CROSS ? this.code.putTogether() : 0;
+    } catch (e) {
+      if (!(e instanceof CpuFault)) throw e;
+      this.fault(e);
+      return -1;
     }
   }
 
@@ -273,8 +302,8 @@ export class Processor implements Cpu {
   }
 
   /** Tells the clock of the instructions that have retired since the last time. */
-  private account(uncounted = 0): void {
-    const retired = this.sliceBudget - this.state.u32(Off.BUDGET) - uncounted;
+  private account(): void {
+    const retired = this.sliceBudget - this.state.u32(Off.BUDGET);
     const more = retired - this.accounted;
     if (more === 0) return;
     this.accounted = retired;
@@ -282,147 +311,125 @@ export class Processor implements Cpu {
     this.clock.retire(more);
   }
 
-  // ================ instructions that generated code hands over
-
-  /** Where a record says CROSS. */
-  private isCross(record: number): boolean {
-    return record !== 0 && this.memory.i32[record >> 2] === PseudoKey.CROSS;
-  }
-
-  /** Puts the crossing instruction at RIP together. @returns its record, or -1 after a fault */
-  private crossing(): number {
-    try {
-      return this.code.putTogether();
-    } catch (e) {
-      if (!(e instanceof CpuFault)) throw e;
-      this.fault(e);
-      return -1;
-    }
-  }
+  // ================ hooks of generated code
 
   /**
-   * Runs the SystemHandler of a record (a hook of the tiers). RIP becomes the instruction's for the time.
-   * @returns 0 to go on behind the record, 1 to leave generated code
+   * Runs the SystemHandler of a record, or raises what a faulty record stands for. RIP is the instruction's.
+   * @returns 0 to go on with the next record, 1 to leave generated code
    */
   system(record: number): number {
     const { state } = this;
-    const i32 = this.memory.i32;
-    const w = record >> 2;
-    state.setLo(Off.RIP, i32[w + RecordField.RIP / 4]);
-    state.setHi(Off.RIP, i32[w + RecordField.RIP / 4 + 1]);
-    // The instruction has been counted already; what it sees of time is before it.
-    this.account(1);
-    const index = i32[w + RecordField.INSTRUCTION / 4] >>> 0;
+    this.account();
+    const index = this.memory.i32[(record + Rec.HANDLER) >> 2];
     const generation = this.store.generation;
     try {
-      if (index >= RecordFault.GP) {
-        throw index === RecordFault.UD ? new CpuFault(Vector.UD) : new CpuFault(Vector.GP, 0);
-      }
+      if (index === RecordFault.UD) throw new CpuFault(Vector.UD);
+      if (index === RecordFault.GP) throw new CpuFault(Vector.GP, 0);
       const instruction = this.store.instructions[index];
-      const mnemonic = OPCODES[instruction.opcode].mnemonic;
+      const { mnemonic } = OPCODES[instruction.opcode];
       this.lastMnemonic = mnemonic;
       const handler = systemHandlers[mnemonic];
       if (!handler) throw new CpuFault(Vector.UD);
       const next = handler(this, instruction);
-      if (next === Next.SEQUENTIAL && !this.wantsAttention && generation === this.store.generation) {
-        return this.state.u32(Off.INHIBIT) & (Inhibit.STI | Inhibit.MOV_SS) ? this.leave(record, false) : 0;
+      const shadow = state.u32(Off.INHIBIT) & SHADOW;
+      if (next === Next.SEQUENTIAL && !this.wantsAttention && generation === this.store.generation && shadow === 0) {
+        state.setU32(Off.BUDGET, state.u32(Off.BUDGET) - 1);
+        return 0;
       }
-      return this.leave(record, next === Next.JUMP || next === Next.JUMP_ATTENTION);
-    } catch (e) {
-      state.setU32(Off.BUDGET, state.u32(Off.BUDGET) + 1);
-      if (e instanceof CpuFault) {
-        this.setFault(e);
-        state.setU32(Off.STATUS, ExitStatus.FAULT);
-        return 1;
-      }
-      // A VM exit: the instruction has not retired, and RIP is the host's.
-      this.account();
-      throw e;
-    }
-  }
-
-  private leave(record: number, jumped: boolean): number {
-    if (!jumped) this.advance(record);
-    this.wantsAttention = true;
-    this.state.setU32(Off.STATUS, ExitStatus.ATTENTION);
-    return 1;
-  }
-
-  /** RIP to the instruction behind the record. */
-  private advance(record: number): void {
-    const length = BigInt(this.memory.i32[(record + RecordField.LENGTH) >> 2]);
-    const next = this.state.rip + length;
-    this.state.rip = BigInt.asUintN(64, next);
-  }
-
-  /** Runs one instruction with every access checked and made here. @returns false when it ended in a fault */
-  private slowRoad(record: number): boolean {
-    this.beginSlice(1);
-    this.watch.clear();
-    let ended: number;
-    try {
-      this.tier.runSlow(record);
-    } finally {
-      ended = this.state.u32(Off.STATUS);
-      this.account();
-    }
-    if (ended === ExitStatus.FAULT) {
-      this.fault(this.pendingFault());
-      return false;
-    }
-    this.watchHits();
-    return !this.wantsAttention && ended === ExitStatus.BUDGET && this.state.u32(Off.PENDING) === 0;
-  }
-
-  /** Hook of the tiers: the access misses the TLB. */
-  fill(access: 0 | 1, size: number): number {
-    this.account();
-    return this.mmu.fill(access, size);
-  }
-
-  /** Hooks of the slow road: `size` bytes at EA, value in VALUE. @returns 0, or 1 with the fault pending */
-  loadSlow(size: number): number {
-    return this.guarded(() => {
-      const linear = this.state.u64(Off.EA);
-      this.account();
-      for (let i = 0; i < size; i += 8) {
-        const part = Math.min(size - i, 8);
-        this.state.setU64(Off.VALUE + i, this.mmu.read(linear + BigInt(i), part));
-      }
-      this.watch.note(linear, size, false, this.mmu);
-    });
-  }
-
-  storeSlow(size: number): number {
-    return this.guarded(() => {
-      const linear = this.state.u64(Off.EA);
-      this.account();
-      for (let i = 0; i < size; i += 8) {
-        const part = Math.min(size - i, 8);
-        this.mmu.write(linear + BigInt(i), part, BigInt.asUintN(part * 8, this.state.u64(Off.VALUE + i)));
-      }
-      this.watch.note(linear, size, true, this.mmu);
-    });
-  }
-
-  /** Checks that a store will be allowed. */
-  checkSlow(size: number): number {
-    return this.guarded(() => {
-      const linear = this.state.u64(Off.EA);
-      for (let i = 0; i < size; i += 8) this.mmu.checkWrite(linear + BigInt(i), Math.min(size - i, 8));
-    });
-  }
-
-  private guarded(access: () => void): number {
-    try {
-      access();
-      return 0;
+      if (next === Next.SEQUENTIAL || next === Next.ATTENTION) this.advance(instruction.length);
     } catch (e) {
       if (!(e instanceof CpuFault)) throw e;
       this.setFault(e);
-      this.state.setU32(Off.STATUS, ExitStatus.FAULT);
+      state.setU32(Off.STATUS, ExitStatus.FAULT);
       return 1;
     }
+    state.setU32(Off.BUDGET, state.u32(Off.BUDGET) - 1);
+    this.wantsAttention = true;
+    state.setU32(Off.STATUS, ExitStatus.ATTENTION);
+    return 1;
+  }
+
+  /** RIP to the instruction behind one of `length` bytes. */
+  private advance(length: number): void {
+    this.state.rip = BigInt.asUintN(64, this.state.rip + BigInt(length));
+  }
+
+  /** The segment an access goes through: the one it names, or the record's own. */
+  private segmentOf(record: number, access: number): number {
+    const named = access >> AccessBits.SEGMENT_SHIFT;
+    return named !== 0 ? named - 1 : this.memory.u8[record + Rec.SEGMENT];
+  }
+
+  /** Whether EA is not canonical in 64-bit mode. */
+  private notCanonical(): boolean {
+    const { state } = this;
+    if (state.codeMode !== CodeMode.LONG64) return false;
+    const top = state.hi(Off.EA) >> (state.lo(Off.CR4) & Cr4.LA57 ? 24 : 15);
+    return top !== 0 && top !== -1;
+  }
+
+  private notCanonicalFault(record: number, access: number): CpuFault {
+    return new CpuFault(this.segmentOf(record, access) === Seg.SS ? Vector.SS : Vector.GP, 0);
+  }
+
+  /** The TLB does not know the access at EA. @returns host offset, or -1 with STATUS set */
+  fill(record: number, access: number): number {
+    this.account();
+    if (this.notCanonical()) {
+      this.setFault(this.notCanonicalFault(record, access));
+      this.state.setU32(Off.STATUS, ExitStatus.FAULT);
+      return -1;
+    }
+    return this.mmu.fill(access & AccessBits.WRITE ? Access.WRITE : Access.READ, access & AccessBits.SIZE);
+  }
+
+  /** Runs one instruction with every access checked and made here. */
+  private slowRoad(record: number): void {
+    const { state } = this;
+    if (this.keyOf(record) === Key.SYSTEM) throw new Error("a system instruction does not take the slow road");
+    this.beginSlice(1);
+    this.watch.clear();
+    try {
+      this.tier.runSlow(record);
+    } catch (e) {
+      if (!(e instanceof CpuFault)) throw e;
+      this.setFault(e);
+      state.setU32(Off.STATUS, ExitStatus.FAULT);
+      state.setU32(Off.BUDGET, 1);
+    } finally {
+      this.account();
+    }
+    if (state.u32(Off.STATUS) === ExitStatus.FAULT) this.fault(this.pendingFault());
+    else this.watchHits();
+  }
+
+  /** Slow-road accesses of generated code: EA says where, VALUE holds what. They throw through it. */
+  slowRead(record: number, access: number): void {
+    if (this.notCanonical()) throw this.notCanonicalFault(record, access);
+    const linear = this.state.u64(Off.EA);
+    const size = access & AccessBits.SIZE;
+    for (let i = 0; i < size; i += 8) {
+      this.state.setU64(Off.VALUE + i, this.mmu.read(linear + BigInt(i), Math.min(size - i, 8)));
+    }
+    this.watch.note(linear, size, false, this.mmu);
+  }
+
+  slowWrite(record: number, access: number): void {
+    if (this.notCanonical()) throw this.notCanonicalFault(record, access);
+    const linear = this.state.u64(Off.EA);
+    const size = access & AccessBits.SIZE;
+    const value = this.state.u64(Off.VALUE);
+    const high = size > 8 ? this.state.u64(Off.VALUE + 8) : 0n;
+    this.mmu.write(linear, Math.min(size, 8), BigInt.asUintN(Math.min(size, 8) * 8, value));
+    if (size > 8) this.mmu.write(linear + 8n, size - 8, high);
+    this.watch.note(linear, size, true, this.mmu);
+  }
+
+  slowCheck(record: number, access: number): void {
+    if (this.notCanonical()) throw this.notCanonicalFault(record, access);
+    const linear = this.state.u64(Off.EA);
+    const size = access & AccessBits.SIZE;
+    for (let i = 0; i < size; i += 8) this.mmu.checkWrite(linear + BigInt(i), Math.min(size - i, 8));
   }
 
   // ================ exceptions
@@ -453,6 +460,7 @@ export class Processor implements Cpu {
     deriveMode(this);
     this.mmu.updateContext();
     this.code.updateContext();
+    if (this.watch.updateDebugRegisters()) this.mmu.flushEverything();
     this.updateStops();
   }
 
@@ -499,15 +507,13 @@ export class Processor implements Cpu {
     return this.watch.watchesPage(linear, pa);
   }
 
-  /** Addresses of code to stop at: the debugger's and those of DR0 to DR3. */
+  /** Addresses of code to stop at, the debugger's and those of DR0 to DR3, go to the code cache. */
   private updateStops(): void {
-    if (this.watch.updateDebugRegisters()) this.mmu.flushEverything();
-    const wanted = new Set(this.breakpoints.map((b) => b.linear));
-    for (const linear of this.watch.executeAddresses) wanted.add(linear);
-    const now = this.store.breakpoints;
-    if (wanted.size === now.size && [...wanted].every((linear) => now.has(linear))) return;
-    this.store.setBreakpoints(wanted);
-    this.wantsAttention = true;
+    const { executeAddresses } = this.watch;
+    if (executeAddresses === this.stopsOfRegisters && this.breakpoints === this.stopsOfDebugger) return;
+    this.stopsOfRegisters = executeAddresses;
+    this.stopsOfDebugger = this.breakpoints;
+    this.store.setBreakpoints(this.id, [...this.breakpoints.map((b) => b.linear), ...executeAddresses]);
   }
 
   private linearRip(): bigint {
@@ -515,14 +521,13 @@ export class Processor implements Cpu {
   }
 
   /**
-   * A BREAK stands at RIP: stops for the debugger, then raises #DB where DR0 to DR3 ask for it (SDM 3A 17.3.1.1).
-   * @returns true to go on with the instruction itself
+   * A BREAK stands at RIP: stops for the debugger, then raises #DB where DR0 to DR3 ask for it (SDM 3B 17.3.1.1).
+   * @returns true to go on with the instruction, false after an exception or when the debugger moved RIP
    */
   private breakHit(): boolean {
     const { state } = this;
     const rip = state.rip;
     const linear = this.linearRip();
-    const generation = this.store.generation;
     for (const { id } of this.breakpoints.filter((b) => b.linear === linear)) {
       if (!(this.trace.armed & TraceKind.Instruction)) break;
       this.trace.hit({
@@ -532,12 +537,12 @@ export class Processor implements Cpu {
         detail: { cause: "breakpoint", id, linear },
       });
     }
+    if (state.rip !== rip) return false;
     const bits = this.watch.executeHits(linear);
-    if (bits !== 0 && !(state.u32(Off.FLAGS_REST) & Rflags.RF)) {
-      this.fault(new CpuFault(Vector.DB, undefined, BigInt(bits)));
-      return false;
-    }
-    return state.rip === rip && generation === this.store.generation;
+    const blocked = state.u32(Off.FLAGS_REST) & Rflags.RF || state.u32(Off.INHIBIT) & Inhibit.MOV_SS;
+    if (bits === 0 || blocked) return true;
+    this.fault(new CpuFault(Vector.DB, undefined, BigInt(bits)));
+    return false;
   }
 
   private hitStep(): void {
@@ -550,8 +555,7 @@ export class Processor implements Cpu {
   /** Tells the debugger of watchpoints, and the program of data breakpoints, that the last instruction met. */
   private watchHits(): void {
     if (this.watch.debugBits !== 0) {
-      this.pendingDebug(this.watch.debugBits);
-      this.wantsAttention = true;
+      pendDebug(this, this.watch.debugBits);
     }
     for (const hit of this.watch.hits) {
       if (!(this.trace.armed & TraceKind.Instruction)) return;

@@ -6,7 +6,7 @@
  * at that value's width (`eax == -1` means 0xffffffff). Nothing is ever a JavaScript number.
  */
 import type { BinaryOperator, Expression, LogTemplate, MemoryType, SpaceName } from "./expression";
-import { ExpressionError } from "./expression";
+import { AbsentName, ExpressionError } from "./expression";
 
 /** Where a value can be stored. */
 export interface Place {
@@ -41,6 +41,8 @@ export interface Scope {
   readMemory(space: SpaceName, address: bigint, length: number): Uint8Array | undefined;
   /** False when the bytes are not mapped or cannot be written. */
   writeMemory(space: SpaceName, address: bigint, bytes: Uint8Array): boolean;
+  /** Whether `name` is a detail that other stops have, but not this one. */
+  isAbsent?(name: string): boolean;
   /** Names like `name`, for the error message; may be empty. */
   suggest(name: string): readonly string[];
 }
@@ -189,8 +191,15 @@ function memoryValue(e: Expression & { kind: "memory" }, scope: Scope): Value {
 }
 
 function lookup(name: string, quoted: boolean, at: number, scope: Scope): Result {
-  const found = scope.lookup(name, quoted);
+  let found: Result | undefined;
+  try {
+    found = scope.lookup(name, quoted);
+  } catch (error) {
+    if (error instanceof ExpressionError || !(error instanceof Error)) throw error;
+    throw new ExpressionError(error.message, at);
+  }
   if (found !== undefined) return found;
+  if (scope.isAbsent?.(name)) throw new AbsentName(`this stop has no "${name}"`, at);
   const like = scope.suggest(name);
   const hint = like.length > 0 ? `; did you mean ${like.join(" or ")}?` : "";
   throw new ExpressionError(`nothing is called "${name}" here${hint}`, at);

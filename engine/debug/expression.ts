@@ -10,7 +10,7 @@
 
 /** A mistake in an expression; `at` is the offset of the offending character. */
 export class ExpressionError extends Error {
-  override readonly name = "ExpressionError";
+  override readonly name: string = "ExpressionError";
   constructor(
     message: string,
     readonly at: number,
@@ -18,6 +18,9 @@ export class ExpressionError extends Error {
     super(`${message} (column ${at + 1})`);
   }
 }
+
+/** A name that has a meaning at other stops than this one: the port of an I/O exit, say. */
+export class AbsentName extends ExpressionError {}
 
 export const BINARY_PRECEDENCE = {
   "||": 1,

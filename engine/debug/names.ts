@@ -53,6 +53,14 @@ const PARTS: ReadonlyMap<string, Part> = (() => {
 const REASONS: ReadonlyMap<string, bigint> = new Map(
   EXIT_REASONS.map((row) => [row.name as string, BigInt(row.reason)]),
 );
+/** Everything some trace point has as a detail. */
+const DETAIL_NAMES: ReadonlySet<string> = new Set([
+  ...EXIT_REASONS.flatMap((row) => (row.qualification ?? []).map((field) => field.name)),
+  ..."reason qualification rip length port address size input write value index vector type error gpa gla handler".split(
+    " ",
+  ),
+  ..."device bus register exit cause report checks resume injected guestRip direction string rep".split(" "),
+]);
 const MAX_COMPLETIONS = 200;
 
 function edit(a: string, b: string): number {
@@ -233,6 +241,10 @@ export class MachineScope implements Scope {
 
   writeMemory(space: SpaceName, address: bigint, bytes: Uint8Array): boolean {
     return this.machine.writeMemory(space, this.vcpu, address, bytes) === bytes.length;
+  }
+
+  isAbsent(name: string): boolean {
+    return DETAIL_NAMES.has(name.startsWith("detail.") ? name.slice(7) : name);
   }
 
   suggest(name: string): readonly string[] {

@@ -51,7 +51,8 @@ export class SharedRing {
     this.data = new Uint8Array(buffer, RING_HEADER);
   }
 
-  static create(capacity = 1 << 20): SharedRing {
+  /** @param capacity bytes, a power of two: the largest message is a big kernel's symbols */
+  static create(capacity = 1 << 24): SharedRing {
     return new SharedRing(new SharedArrayBuffer(RING_HEADER + capacity));
   }
 

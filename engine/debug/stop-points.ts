@@ -2,7 +2,7 @@
 import type { TracePoint } from "../trace";
 import type { BreakpointRequest, HitRule, Refusal, TraceFilter, WatchpointRequest } from "./api";
 import { assigns, fillLog, holds, type Scope } from "./evaluate";
-import { type Expression, type LogTemplate, parseExpression, parseLogTemplate } from "./expression";
+import { AbsentName, type Expression, type LogTemplate, parseExpression, parseLogTemplate } from "./expression";
 import { detailOf } from "./names";
 
 interface Guard {
@@ -137,6 +137,8 @@ export class StopPoints {
       try {
         if (guard.condition && !holds(guard.condition, names)) continue;
       } catch (error) {
+        // A condition over the port of an I/O exit does not hold at an exit that has no port.
+        if (error instanceof AbsentName) continue;
         problems.push(`The condition of ${id} failed: ${error instanceof Error ? error.message : String(error)}.`);
         ids.push(id);
         continue;

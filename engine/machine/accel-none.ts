@@ -7,6 +7,8 @@ import { RunExit } from "../cpu/cpu";
 import { CpuEngine } from "../cpu/engine";
 import { cpuRegisterFile } from "../cpu/register-file";
 import { Activity, Off, Rflags } from "../cpu/state";
+import { cr4Allowed } from "../cpu/system/control-registers";
+import { xcr0Allowed } from "../cpu/system/fpu";
 import { exitReasonName } from "../cpu/vmx/exit-reasons";
 import { SystemApicBus } from "../devices/apic-bus";
 import type { Stateful } from "../devices/chip";
@@ -288,7 +290,10 @@ export class NoAccelerator implements Accelerator {
   // --- debugger ---------------------------------------------------------------------------------------------------------
 
   private view(cpu: Cpu): VcpuView {
-    const registers = cpuRegisterFile(cpu);
+    const registers = cpuRegisterFile(cpu, {
+      cr4Allowed: BigInt(cr4Allowed(cpu.model) >>> 0),
+      xcr0Allowed: BigInt(xcr0Allowed(cpu) >>> 0),
+    });
     return {
       index: cpu.id,
       registers,

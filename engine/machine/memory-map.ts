@@ -5,7 +5,7 @@
  *   0x9fc00    - 0xa0000    extended BIOS data area
  *   0xa0000    - 0xc0000    display memory (text at 0xb8000)
  *   0xc0000    - 0xe0000    RAM, not reported (option ROMs would be here)
- *   0xe0000    - 0x100000   ACPI tables, reserved
+ *   0xe0000    - 0x100000   ACPI tables, from 0xf0000 SMBIOS tables; reserved
  *   0x100000   - 3 GiB      RAM
  *   0xfec00000, 0xfee00000  I/O APIC and local APIC
  *   4 GiB      -            what does not fit below 3 GiB
@@ -18,7 +18,8 @@ export const EBDA_BASE = 0x9fc00;
 export const DISPLAY_BASE = 0xa0000;
 export const DISPLAY_SIZE = 0x20000;
 export const ACPI_TABLES_BASE = 0xe0000;
-export const ACPI_TABLES_SIZE = 0x20000;
+/** Up to 1 MiB: everything firmware would have there. */
+export const FIRMWARE_TABLES_SIZE = 0x20000;
 /** RAM below 4 GiB ends here; the rest goes above 4 GiB. */
 export const LOW_MEMORY_END = 3 * GiB;
 export const MINIMUM_MEMORY = 2 * MiB;
@@ -72,7 +73,7 @@ export function e820(memory: number): readonly E820Entry[] {
   const entries: E820Entry[] = [
     { base: 0, size: EBDA_BASE, type: E820Type.RAM },
     { base: EBDA_BASE, size: DISPLAY_BASE - EBDA_BASE, type: E820Type.RESERVED },
-    { base: ACPI_TABLES_BASE, size: ACPI_TABLES_SIZE, type: E820Type.RESERVED },
+    { base: ACPI_TABLES_BASE, size: FIRMWARE_TABLES_SIZE, type: E820Type.RESERVED },
     { base: MiB, size: low - MiB, type: E820Type.RAM },
     { base: 0xfec00000, size: 4 * KiB, type: E820Type.RESERVED },
     { base: 0xfee00000, size: 4 * KiB, type: E820Type.RESERVED },

@@ -19,6 +19,7 @@ import { acpiTables, SCI_IRQ } from "./acpi-tables";
 import type { MachineConfig } from "./config";
 import type { Ending } from "./machine";
 import { ACPI_TABLES_BASE, DISPLAY_BASE, EBDA_BASE, e820, type GuestMemory } from "./memory-map";
+import { SMBIOS_BASE, smbiosTables } from "./smbios";
 
 /** 2000-01-01 00:00:00 UTC: what the real-time clock says when a machine starts. */
 const RTC_START = 946_684_800;
@@ -125,10 +126,11 @@ export class PcBoard {
     ports.claim("POST code", 0x80, 1, { read: () => 0, write: () => {} });
   }
 
-  /** Puts ACPI tables and the BIOS data area into guest memory, as firmware leaves them. */
+  /** Puts ACPI and SMBIOS tables and the BIOS data area into guest memory, as firmware leaves them. */
   writeFirmwareTables(): void {
     const { memory, config } = this.outside;
     memory.write(this.rsdp, acpiTables(this.rsdp, config.smp, memory.lowEnd).bytes);
+    memory.write(SMBIOS_BASE, smbiosTables(memory.size, config.smp));
     writeBiosData(memory);
   }
 

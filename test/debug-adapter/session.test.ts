@@ -457,6 +457,49 @@ describe("memory and disassembly", () => {
   });
 });
 
+describe("listings: guest code without debugging information as a source", () => {
+  interface Frame {
+    readonly source: { readonly sourceReference: number; readonly name: string };
+    readonly line: number;
+  }
+  const frame = async (c: Client): Promise<Frame> =>
+    (await c.request("stackTrace", { threadId: 1 })).stackFrames.find((f: { instructionPointerReference?: string }) => f.instructionPointerReference);
+
+  test("a guest frame has one, its line is the instruction's, and it stays the same document while stepping", async () => {
+    const c = await stopped();
+    const first = await frame(c);
+    const { content } = await c.request("source", { source: first.source, sourceReference: first.source.sourceReference });
+    expect(content.split("\n")[first.line - 1]).toMatch(/^0x00001000 {2}e6 38 +out 0x38, al$/);
+    await c.request("next", { threadId: 1 });
+    await c.event("stopped");
+    const second = await frame(c);
+    expect(second.source).toEqual(first.source);
+    expect(second.line).toBe(first.line + 1);
+  });
+
+  test("breakpoints are set on its lines, and jumps made to them", async () => {
+    const c = await stopped();
+    const { source, line } = await frame(c);
+    const { breakpoints } = await c.request("setBreakpoints", { source, breakpoints: [{ line: line + 2 }] });
+    expect(breakpoints[0]).toMatchObject({ verified: true, line: line + 2, instructionReference: "0x00001003" });
+    const locations = await c.request("breakpointLocations", { source, line, endLine: line + 2 });
+    expect(locations.breakpoints.map((b: { line: number }) => b.line)).toEqual([line, line + 1, line + 2]);
+    await c.request("continue", { threadId: 1 });
+    expect((await c.event("stopped")).body).toMatchObject({ reason: "breakpoint", hitBreakpointIds: [breakpoints[0].id] });
+    const { targets } = await c.request("gotoTargets", { source, line });
+    await c.request("goto", { threadId: 1, targetId: targets[0].id });
+    expect((await c.event("stopped")).body.reason).toBe("goto");
+    expect(await pc(c)).toBe("0x0000000000001000");
+    expect(await c.failure("goto", { threadId: 1, targetId: 99 })).toContain("no goto target 99");
+  });
+
+  test("a breakpoint in a source without line information says what to do instead", async () => {
+    const c = await stopped();
+    const { breakpoints } = await c.request("setBreakpoints", { source: { path: "/x/main.c" }, breakpoints: [{ line: 3 }] });
+    expect(breakpoints[0]).toMatchObject({ verified: false, message: expect.stringContaining("function or an instruction breakpoint") });
+  });
+});
+
 describe("transports", () => {
   test("a TCP port serves one session a connection", async () => {
     const { createConnection } = await import("node:net");

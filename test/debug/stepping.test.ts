@@ -159,6 +159,18 @@ describe("stop points", () => {
     expect(d.play(go, go)).toEqual(["trace [exit:IO] IO_INSTRUCTION out port 0x38 size 1", "ended: dead-halt"]);
   });
 
+  test("a condition over a detail this exit does not have does not hold; a name nothing has is reported", () => {
+    const filter = (condition: string): string[] => {
+      const d = new Driver([0xa2, 0, 0x90, 0, 0, 0xf4]);
+      d.machine.violationAt = 0x9000n;
+      d.now("setTraceFilters", { list: [{ id: "any", kind: TraceKind.VmExit, match: {}, condition }] });
+      return d.play(start, go);
+    };
+    expect(filter("port == 0x3f8")).toEqual(["ended: dead-halt", expect.stringContaining("ended")]);
+    expect(filter("gpa == 0x9000")).toEqual(["trace [any] EPT_VIOLATION write", "ended: dead-halt"]);
+    expect(filter("prot == 0x3f8")).toEqual(["trace [any] EPT_VIOLATION write", "ended: dead-halt"]);
+  });
+
   test("hit counts: from, exactly, every", () => {
     const at = (hit: { kind: "from" | "exactly" | "every"; count: number }, stops: number): number[] => {
       const d = new Driver(LOOP);

@@ -94,7 +94,7 @@ export class Workbench {
 
   /** A pane of the Run and Debug side bar, by its title. */
   pane(title: string): Locator {
-    return this.page.locator(".split-view-view .pane", {
+    return this.page.locator(".part.sidebar .split-view-view .pane", {
       has: this.page.locator(".pane-header h3", { hasText: new RegExp(`^${title}$`, "i") }),
     });
   }
@@ -109,7 +109,7 @@ export class Workbench {
 
   /** Leaves only these panes of the Run and Debug side bar open, so that their rows are drawn. */
   async onlyPanes(...titles: string[]): Promise<void> {
-    const headers = this.page.locator(".debug-viewlet .pane-header h3, .pane-composite-part .pane-header h3");
+    const headers = this.page.locator(".part.sidebar .pane-header h3");
     const all = await headers.allTextContents();
     for (const title of all) {
       if (!titles.some((t) => t.toLowerCase() === title.toLowerCase())) await this.setPane(escaped(title), false);
@@ -170,16 +170,14 @@ export class Workbench {
   async stopWhen(label: string, condition: string): Promise<void> {
     const row = await this.row("Breakpoints", label);
     await row.hover();
-    const box = row.locator("input[type=checkbox], .monaco-checkbox").first();
     await row.locator(".codicon-edit").first().click();
-    const input = this.pane("Breakpoints").locator("input.input, .monaco-inputbox input").last();
+    const input = this.pane("Breakpoints").locator("input:not([type=checkbox])").last();
     await input.waitFor();
     await input.fill(condition);
     await this.page.keyboard.press("Enter");
     await this.settle();
-    const again = await this.row("Breakpoints", label);
-    const ticked = again.locator("input[type=checkbox]").first();
-    if ((await box.count()) > 0 && !(await ticked.isChecked())) await ticked.click();
+    const box = (await this.row("Breakpoints", label)).locator("[role=checkbox]").first();
+    if ((await box.getAttribute("aria-checked")) !== "true") await box.click();
     await this.settle();
   }
 

@@ -2,23 +2,14 @@
  * One vCPU's view of decoded code: works out its code context, finds the record for RIP and decodes what is not there.
  */
 import { Access, type CodeCache, type Cpu, CpuFault, Vector } from "../cpu";
+import { CODE_BASE, CODE_MASK, Key, RECORD_SIZE, Rec } from "../interpreter/record";
 import { decode, MAX_INSTRUCTION_LENGTH } from "../isa/decoder";
 import { DecodeError, type Instruction, newInstruction, OperandKind } from "../isa/instruction";
 import { OPCODES, rowOn } from "../isa/opcodes";
 import { NEVER_CACHED } from "../memory/contexts";
 import { CodeMode, CpuState, Off, Seg, SegPart } from "../state";
 import { ArenaFlushed, type CodePage, type CodeStore } from "./code-store";
-import {
-  branchTarget,
-  CODE_BASE_AT,
-  CODE_MASK_AT,
-  PseudoKey,
-  RECORD_SIZE,
-  RecordFault,
-  RecordField,
-  writePseudo,
-  writeRecord,
-} from "./record";
+import { type Binding, branchTarget, RecordFault, writePseudo, writeRecord } from "./record-writer";
 
 /** Longest run of instructions decoded in one go. */
 const MAX_RUN = 48;
@@ -28,12 +19,10 @@ const LAST_CONTEXT = 0xffe;
 const MASK64 = 0xffff_ffff_ffff_ffffn;
 const MASK32 = 0xffff_ffffn;
 
-/** Gives instructions their handler numbers: the interpreter. */
-export interface KeySource {
-  /** Number of the handler that runs system instructions and RecordFault. */
-  readonly systemKey: number;
-  keyOf(instruction: Instruction, mode: CodeMode): number;
-  /** Makes the handlers of all numbers given out so far ready to run. */
+/** Tells how instructions are run: tier 0. */
+export interface Binder {
+  bind(instruction: Instruction, mode: CodeMode): Binding;
+  /** Makes everything that was bound ready to run. */
   prepare(): void;
 }
 
@@ -91,7 +80,7 @@ export class VcpuCode implements CodeCache {
     private readonly cpu: Cpu,
     readonly store: CodeStore,
     private readonly contexts: CodeContexts,
-    private readonly keys: KeySource,
+    private readonly binder: Binder,
   ) {}
 
   updateContext(): void {
@@ -110,8 +99,8 @@ export class VcpuCode implements CodeCache {
     state.setLo(Off.CODE_CONTEXT, this.context);
     state.setHi(Off.CODE_CONTEXT, 0);
     const { view } = this.store.memory;
-    view.setBigUint64(CODE_BASE_AT, this.base, true);
-    view.setBigUint64(CODE_MASK_AT, long ? MASK64 : MASK32, true);
+    view.setBigUint64(CODE_BASE, this.base, true);
+    view.setBigUint64(CODE_MASK, long ? MASK64 : MASK32, true);
   }
 
   invalidateLinear(linear: bigint | undefined): void {
@@ -154,7 +143,7 @@ export class VcpuCode implements CodeCache {
     for (;;) {
       try {
         const record = this.decodeAt(Math.floor(pa / 4096), host, linear, rip);
-        this.keys.prepare();
+        this.binder.prepare();
         return record;
       } catch (e) {
         if (!(e instanceof ArenaFlushed)) throw e;
@@ -193,59 +182,50 @@ export class VcpuCode implements CodeCache {
     const begun: [offset: number, record: number][] = [];
     for (let n = 0; ; n++) {
       if (offset >= 4096 || n >= MAX_RUN) {
-        writePseudo(store.memory, at, PseudoKey.LOOKUP, rip);
+        writePseudo(store.memory, at, Key.GOTO, rip);
         break;
       }
       const known = i32[table + offset];
       if (known !== 0) {
-        writePseudo(store.memory, at, PseudoKey.GOTO, rip, known);
+        writePseudo(store.memory, at, Key.GOTO, rip, known);
         break;
       }
       begun.push([offset, at]);
       if (store.breakpoints.has(page.linear + BigInt(offset))) {
-        writePseudo(store.memory, at, PseudoKey.BREAK, rip);
+        writePseudo(store.memory, at, Key.BREAK, rip);
         at += RECORD_SIZE;
       }
       const length = decode(u8, page.host + offset, page.host + 4096, width, scratch);
       if (length === DecodeError.MORE) {
         store.markDecoded(page.frame, offset, 4096 - offset);
-        writePseudo(store.memory, at, PseudoKey.CROSS, rip);
+        this.writeCross(at, rip);
         break;
       }
       store.markDecoded(page.frame, offset, length > 0 ? length : MAX_INSTRUCTION_LENGTH);
-      const key = this.keyFor(length, rip);
-      if (isFault(key)) {
-        this.writeFault(at, key, rip);
-        break;
-      }
-      const row = OPCODES[scratch.opcode];
-      let index = 0;
-      if (row.system) {
-        index = store.instructions.length;
-        store.instructions.push(copyInstruction(scratch));
-      }
-      writeRecord(store.memory, at, key, scratch, index, rip, long);
+      const fault = this.faultOf(length, rip);
+      this.write(at, fault, rip);
+      if (fault !== 0) break;
       if (scratch.operands[0].kind === OperandKind.RELATIVE) this.link(page, at, branchTarget(scratch, rip, long));
       at += RECORD_SIZE;
       offset += length;
       rip = rip + BigInt(length);
-      if (endsRun(row.mnemonic)) {
-        writePseudo(store.memory, at, PseudoKey.LOOKUP, rip);
+      if (ENDS.has(OPCODES[scratch.opcode].mnemonic)) {
+        writePseudo(store.memory, at, Key.GOTO, rip);
         break;
       }
     }
     store.shrink(at + RECORD_SIZE);
     for (const [o, record] of begun) {
       i32[table + o] = record;
-      for (const waiting of page.waiting.get(o) ?? []) i32[(waiting + RecordField.LINK) >> 2] = record;
+      for (const waiting of page.waiting.get(o) ?? []) i32[(waiting + Rec.LINK) >> 2] = record;
       page.waiting.delete(o);
     }
     if (cpu.state.base !== 0) throw new Error("code is decoded for the running vCPU only");
     return first;
   }
 
-  /** Handler number of what `scratch` holds, or the RecordFault that the processor raises instead. */
-  private keyFor(length: number, rip: bigint): number {
+  /** The RecordFault that the processor raises instead of what `scratch` holds, or 0. */
+  private faultOf(length: number, rip: bigint): number {
     const { scratch } = this;
     if (length === DecodeError.UD) return RecordFault.UD;
     if (length <= 0) return RecordFault.GP;
@@ -254,12 +234,29 @@ export class VcpuCode implements CodeCache {
     const effective = rowOn(this.cpu.model.features, row);
     if (!effective || (row.protectedOnly && this.mode <= CodeMode.VM86)) return RecordFault.UD;
     scratch.opcode = effective.index;
-    return effective.system ? this.keys.systemKey : this.keys.keyOf(scratch, this.mode);
+    return 0;
   }
 
-  private writeFault(at: number, fault: number, rip: bigint): void {
-    writePseudo(this.store.memory, at, this.keys.systemKey, rip);
-    this.store.memory.i32[(at + RecordField.INSTRUCTION) >> 2] = fault;
+  /** The record of what `scratch` holds, or of an exception. */
+  private write(at: number, fault: number, rip: bigint, instructionIndex?: number): void {
+    const { scratch, store } = this;
+    if (fault !== 0) {
+      writePseudo(store.memory, at, Key.SYSTEM, rip);
+      store.memory.i32[(at + Rec.HANDLER) >> 2] = fault;
+      return;
+    }
+    const binding = this.binder.bind(scratch, this.mode);
+    if (binding.key === Key.SYSTEM) {
+      binding.handler = instructionIndex ?? store.instructions.length;
+      store.instructions[binding.handler] = copyInstruction(scratch);
+    }
+    writeRecord(store.memory, at, binding, scratch, rip, this.mode === CodeMode.LONG64);
+  }
+
+  /** An instruction that goes on in the next page: no table is ever expected, so that each time it is put together. */
+  private writeCross(at: number, rip: bigint): void {
+    writePseudo(this.store.memory, at, Key.CROSS, rip);
+    this.store.memory.i32[(at + Rec.EXPECTED) >> 2] = -1;
   }
 
   /** Sets LINK of a branch whose target lies on its page, now or when the target is decoded. */
@@ -269,7 +266,7 @@ export class VcpuCode implements CodeCache {
     const offset = Number(linear & 0xfffn);
     const i32 = this.store.memory.i32;
     const there = i32[(page.table >> 2) + offset];
-    if (there !== 0) i32[(record + RecordField.LINK) >> 2] = there;
+    if (there !== 0) i32[(record + Rec.LINK) >> 2] = there;
     else {
       const list = page.waiting.get(offset);
       if (list) list.push(record);
@@ -304,14 +301,9 @@ export class VcpuCode implements CodeCache {
       this.crossGeneration = store.generation;
     }
     const at = this.crossRecords;
-    const key = this.keyFor(length, rip);
-    if (isFault(key)) this.writeFault(at, key, rip);
-    else {
-      store.instructions[this.crossIndex] = copyInstruction(scratch);
-      writeRecord(store.memory, at, key, scratch, this.crossIndex, rip, long);
-      this.keys.prepare();
-    }
-    writePseudo(store.memory, at + RECORD_SIZE, PseudoKey.LOOKUP, rip + BigInt(Math.max(length, 0)));
+    this.write(at, this.faultOf(length, rip), rip, this.crossIndex);
+    this.binder.prepare();
+    writePseudo(store.memory, at + RECORD_SIZE, Key.GOTO, rip + BigInt(Math.max(length, 0)));
     return at;
   }
 
@@ -326,12 +318,7 @@ export class VcpuCode implements CodeCache {
   }
 }
 
-const isFault = (key: number): boolean => key >= RecordFault.GP;
-
 /** Behind these nothing follows that is surely code. */
-function endsRun(mnemonic: string): boolean {
-  return ENDS.has(mnemonic);
-}
 const ENDS: ReadonlySet<string> = new Set([
   "JMP",
   "JMP_FAR",

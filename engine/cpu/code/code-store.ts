@@ -53,6 +53,8 @@ export class CodeStore {
   instructions: Instruction[] = [];
   /** Changes whenever records may have become stale: code that runs must look itself up again. */
   generation = 0;
+  /** Linear addresses to stop at, by vCPU. */
+  private readonly stops = new Map<number, readonly bigint[]>();
   /** Linear addresses that get a BREAK in front of their instruction. */
   breakpoints: ReadonlySet<bigint> = new Set();
 
@@ -186,8 +188,10 @@ export class CodeStore {
     this.generation++;
   }
 
-  /** Sets the linear addresses to stop at; pages on which that changes anything are decoded anew. */
-  setBreakpoints(next: ReadonlySet<bigint>): void {
+  /** Sets a vCPU's linear addresses to stop at; pages on which that changes anything are decoded anew. */
+  setBreakpoints(vcpu: number, linears: readonly bigint[]): void {
+    this.stops.set(vcpu, linears);
+    const next = new Set([...this.stops.values()].flat());
     const changed = new Set<bigint>();
     const page = (linear: bigint): bigint => linear & ~0xfffn;
     for (const b of next) if (!this.breakpoints.has(b)) changed.add(page(b));

@@ -80,8 +80,7 @@ function build(list: readonly Wanted[]): Uint8Array<ArrayBuffer> {
     const f = new FunctionBuilder(HANDLER);
     const context = new RecordContext(f, shape, road, helpers);
     found.sem(context);
-    if (context.ended) f.i32(0);
-    else context.sequential();
+    if (!context.ended) context.sequential();
     f.i32(0);
     module.export(`h${i}`, module.addFunction(f));
   });

@@ -28,7 +28,10 @@ import { type HelperIndices, type LoopLabels, RecordContext } from "./record-con
 export interface TypeScriptImports extends Record<string, WebAssembly.ImportValue> {
   /** See FILL. */
   fill(record: number, access: number): number;
-  /** Runs a system instruction. @returns the record to go on with, or 0 where the run loop has to look first */
+  /**
+   * Runs a system instruction; RIP is at it, BUDGET as before it. The hook takes it off BUDGET when it has retired.
+   * @returns 0 to go on behind it with BUDGET and TLB_CONTEXT as they are in memory then, 1 to leave
+   */
   system(record: number): number;
   slowRead(record: number, access: number): void;
   slowWrite(record: number, access: number): void;
@@ -185,9 +188,11 @@ class LoopBuilder {
     this.ripOfRecord();
     e.storeAt(Off.BUDGET, e.add(this.budgetValue, e.constant(4, 1)));
     e.call(this.system, 4, this.recordValue).push();
-    f.tee(this.record);
-    f.brIf(to.next);
-    f.br(to.leave);
+    f.brIf(to.leave);
+    e.assign(this.budgetValue, e.loadAt(Off.BUDGET, 4));
+    e.assign(e.variableOf(this.context, 8), e.loadAt(Off.TLB_CONTEXT, 8));
+    e.assign(this.recordValue, e.add(this.recordValue, e.constant(4, RECORD_SIZE)));
+    f.br(to.next);
   }
 
   private callRegion(to: { next: Label; leave: Label }): void {

@@ -22,8 +22,8 @@ export const Control = {
   PKE: 1 << 9,
   PKS: 1 << 10,
   PCIDE: 1 << 11,
-  /** A data breakpoint of DR0..DR3 is on: its pages have no entries. */
-  BREAKPOINTS: 1 << 12,
+  /** Lowest of four bits: a data breakpoint is on in DR0, DR1, DR2, DR3. Its page has no entries. */
+  BREAKPOINT0: 1 << 12,
 } as const;
 
 // Bits of CR0, CR4 and EFER (SDM 3A 2.5, 2.2.1).
@@ -52,7 +52,7 @@ export function controlBits(cpu: Cpu): number {
   const dr7 = state.lo(Off.DR7);
   // R/W fields: bit 0 set means writes or reads and writes.
   if (dr7 & 0xff) {
-    for (let i = 0; i < 4; i++) if ((dr7 >> (i * 2)) & 3 && (dr7 >> (16 + i * 4)) & 1) control |= Control.BREAKPOINTS;
+    for (let i = 0; i < 4; i++) if ((dr7 >> (i * 2)) & 3 && (dr7 >> (16 + i * 4)) & 1) control |= Control.BREAKPOINT0 << i;
   }
   if (cr0 >= 0) return control;
   const cr4 = state.lo(Off.CR4);

@@ -1,6 +1,7 @@
 /**
- * Debug registers: MOV DR, instruction breakpoints, single step, I/O breakpoints (SDM 3B chapter 17). Data breakpoints are
- * found by the processor's slow road, because their pages have no TLB entries.
+ * Debug registers (SDM 3B chapter 17): which breakpoints an access or an instruction meets, single step, the shadow of STI
+ * and MOV SS, and MOV DR. The run loop asks for them where they can matter: pages with data breakpoints have no TLB
+ * entries, and instructions that need watching run one at a time.
  */
 import { type Cpu, CpuFault, Next, type SystemHandler, Vector } from "../cpu";
 import { OperandKind } from "../isa/instruction";
@@ -16,8 +17,9 @@ const LENGTHS = [1, 2, 8, 4] as const;
 const enabled = (dr7: number, n: number): boolean => ((dr7 >> (n * 2)) & 3) !== 0;
 const condition = (dr7: number, n: number): number => (dr7 >> (16 + n * 4)) & 3;
 const lengthOf = (dr7: number, n: number): number => LENGTHS[(dr7 >> (18 + n * 4)) & 3];
+const isData = (on: number): boolean => (on & 1) !== 0;
 
-/** DR6 bits of the breakpoints among `conditions` that [address, address + size) meets; 0 for none. */
+/** DR6 bits of the breakpoints among `conditions` that [address, address + size) meets; 0 when none of them is on. */
 function hits(cpu: Cpu, address: bigint, size: number, matches: (condition: number) => boolean): number {
   const { state } = cpu;
   const dr7 = state.lo(Off.DR7);
@@ -35,16 +37,28 @@ function hits(cpu: Cpu, address: bigint, size: number, matches: (condition: numb
   return armed ? bits : 0;
 }
 
-/** Data breakpoints met by an access; the caller adds them to the pending debug exceptions. */
+/** DR6 bits of the data breakpoints an access meets; the caller adds them to the pending debug exceptions. */
 export function dataBreakpoints(cpu: Cpu, linear: bigint, size: number, write: boolean): number {
   if ((cpu.state.lo(Off.DR7) & Dr7.ENABLED) === 0) return 0;
-  return hits(cpu, linear, size, (c) => c === BreakOn.ACCESS || (write && c === BreakOn.WRITE));
+  return hits(cpu, linear, size, (on) => on === BreakOn.ACCESS || (write && on === BreakOn.WRITE));
+}
+
+/** Whether a data breakpoint that is on lies on the page of `linear`. */
+export function watchesDataPage(cpu: Cpu, linear: bigint): boolean {
+  const dr7 = cpu.state.lo(Off.DR7);
+  if ((dr7 & Dr7.ENABLED) === 0) return false;
+  for (let n = 0; n < 4; n++) {
+    if (!enabled(dr7, n) || !isData(condition(dr7, n))) continue;
+    // A breakpoint is aligned to its length, so that it never leaves its page.
+    if (cpu.state.u64(Off.DR0 + n * 8) >> 12n === linear >> 12n) return true;
+  }
+  return false;
 }
 
 /** Notes I/O breakpoints met by IN, OUT, INS, OUTS; they are traps (SDM 3B 17.3.1.2). */
 export function ioBreakpoint(cpu: Cpu, port: number, size: number): void {
   if ((cpu.state.lo(Off.DR7) & Dr7.ENABLED) === 0 || !(cpu.state.lo(Off.CR4) & Cr4.DE)) return;
-  const bits = hits(cpu, BigInt(port), size, (c) => c === BreakOn.IO);
+  const bits = hits(cpu, BigInt(port), size, (on) => on === BreakOn.IO);
   if (bits !== 0) pendDebug(cpu, bits);
 }
 
@@ -86,7 +100,7 @@ export function beforeInstruction(cpu: Cpu): StepToken {
   if (!(flags & Rflags.RF)) {
     if (hasInstructionBreakpoints(cpu) && !(shadow & Inhibit.MOV_SS)) {
       const linear = is64BitMode(cpu) ? state.rip : (state.segBase(Seg.CS) + state.rip) & MASK32;
-      const bits = hits(cpu, linear, 1, (c) => c === BreakOn.EXECUTE);
+      const bits = hits(cpu, linear, 1, (on) => on === BreakOn.EXECUTE);
       if (bits !== 0) throw new CpuFault(Vector.DB, undefined, BigInt(bits));
     }
   } else state.setU32(Off.FLAGS_REST, flags & ~Rflags.RF);
@@ -106,9 +120,9 @@ const movDr: SystemHandler = (cpu, instruction) => {
   const write = instruction.operands[0].kind === OperandKind.DEBUG;
   let register = instruction.operands[write ? 0 : 1].reg;
   const gpr = instruction.operands[write ? 1 : 0];
-  // The exit comes before the instruction's own faults (SDM 3C 26.1.3).
-  if (register <= 7) cpu.guest?.interceptDr(register, write, instruction);
   if (register > 7) throw undefinedOpcode();
+  // The exit comes before the instruction's own faults (SDM 3C 26.1.3).
+  cpu.guest?.interceptDr(register, write, instruction);
   if (register === 4 || register === 5) {
     if (state.lo(Off.CR4) & Cr4.DE) throw undefinedOpcode();
     register += 2;
@@ -129,7 +143,6 @@ const movDr: SystemHandler = (cpu, instruction) => {
     // Reserved bits of DR6 and DR7 read as they always do, whatever is written.
     state.setU64(offset, BigInt((register === 6 ? (low & 0xe00f) | Dr6.FIXED : (low & 0xffff_2bff) | Dr7.FIXED) >>> 0));
   }
-  // Pages with data breakpoints must lose their TLB entries.
   if (register !== 6 && state.u64(offset) !== before) {
     cpu.mmu.flushEverything();
     cpu.contextChanged();

@@ -4,6 +4,7 @@ import { TraceKind } from "../../trace";
 import { type Cpu, CpuFault, Next, type SystemHandler, Vector } from "../cpu";
 import { type Instruction, OperandKind, Rep } from "../isa/instruction";
 import { CodeMode, CpuState, Gpr, Off, Rflags, Seg, SegAttr, SegPart } from "../state";
+import { ioBreakpoint } from "./debug-registers";
 import { readGpr, readOperand, segmentLinear, truncate, uncheckedLinear, writeGpr, writeOperand } from "./operands";
 import { SystemType } from "./segmentation";
 
@@ -46,12 +47,14 @@ function trace(cpu: Cpu, port: number, size: number, input: boolean, value: numb
 function portIn(cpu: Cpu, port: number, size: number): number {
   const value = cpu.bus.portIn(port, size) >>> 0;
   trace(cpu, port, size, true, value);
+  ioBreakpoint(cpu, port, size);
   return value;
 }
 
 function portOut(cpu: Cpu, port: number, size: number, value: number): void {
   trace(cpu, port, size, false, value);
   cpu.bus.portOut(port, size, value);
+  ioBreakpoint(cpu, port, size);
 }
 
 /** The port: an immediate or DX. */

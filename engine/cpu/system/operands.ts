@@ -269,19 +269,25 @@ export class StackWriter {
 
   push(size: number, value: bigint): void {
     const pointer = (this.pointer - BigInt(size)) & this.mask;
-    let linear: bigint;
-    if (this.long) {
-      linear = pointer;
-      if (!isCanonical(this.cpu, linear)) throw new CpuFault(Vector.SS, this.errorCode);
-    } else {
-      const usable = (this.attributes & SegAttr.UNUSABLE) === 0;
-      if (!usable || !withinLimit(this.attributes, this.limit, Number(pointer), size)) {
-        throw new CpuFault(Vector.SS, this.errorCode);
-      }
-      linear = (this.base + pointer) & MASK32;
-    }
-    this.cpu.mmu.write(linear, size, value & sizeMask(size), this.supervisor);
+    this.cpu.mmu.write(this.linear(pointer, size), size, value & sizeMask(size), this.supervisor);
     this.pointer = pointer;
+  }
+
+  /** Checks that `size` bytes at the pointer could be written, and writes nothing. */
+  check(size: number): void {
+    this.cpu.mmu.checkWrite(this.linear(this.pointer, size), size, this.supervisor);
+  }
+
+  private linear(pointer: bigint, size: number): bigint {
+    if (this.long) {
+      if (!isCanonical(this.cpu, pointer)) throw new CpuFault(Vector.SS, this.errorCode);
+      return pointer;
+    }
+    const usable = (this.attributes & SegAttr.UNUSABLE) === 0;
+    if (!usable || !withinLimit(this.attributes, this.limit, Number(pointer), size)) {
+      throw new CpuFault(Vector.SS, this.errorCode);
+    }
+    return (this.base + pointer) & MASK32;
   }
 
   commit(): void {

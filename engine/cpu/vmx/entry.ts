@@ -225,6 +225,9 @@ function prepareEvents(unit: VmxUnit): void {
   if (!dropped && pending & 0x5000) waiting |= Pending.DEBUG;
   state.setLo(Off.PENDING, waiting);
 
+  // A TPR below the threshold exits at once; without the APIC-access page a check has refused it (SDM 3C 27.7.7).
+  data.tprBelow = unit.guestMode.tprBelowThreshold();
+
   if (vmcs.lo(W.PIN) & PinBased.VMX_PREEMPTION_TIMER) {
     const tick = 1 << PREEMPTION_TIMER_SHIFT;
     const phase = (cpu.clock.now + state.u32(Off.TSC_BASE)) % tick;

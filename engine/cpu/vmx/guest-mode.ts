@@ -571,10 +571,17 @@ export class VmxGuestMode implements GuestMode {
       const { view } = this.unit.cpu.memory;
       view.setUint32(at, value & 0xff, true);
     }
-    if (value >> 4 < (this.vmcs.lo(TPR_THRESHOLD) & 0xf)) {
+    if (this.tprBelowThreshold()) {
       this.unit.state.tprBelow = true;
       this.unit.cpu.attention();
     }
+  }
+
+  /** The virtual task priority is below the TPR threshold. */
+  tprBelowThreshold(): boolean {
+    if (!this.primary(CpuBased.TPR_SHADOW)) return false;
+    const threshold = this.vmcs.lo(TPR_THRESHOLD) & 0xf;
+    return threshold !== 0 && (this.readTprShadow() ?? 0) < threshold;
   }
 
   get addressSpaceTag(): number {

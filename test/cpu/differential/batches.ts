@@ -50,7 +50,7 @@ export function normalised(instance: Instance, result: Result): Result {
     vector: result.vector,
     error: result.error,
     cr2: result.vector === PAGE_FAULT ? result.cr2 : 0n,
-    cs: result.cs,
+    selectors: result.selectors,
     changes: result.changes,
   };
 }
@@ -68,7 +68,7 @@ function writeResult(result: Result): number {
   at = scratch.writeUInt32LE(result.rflags, at);
   at = scratch.writeUInt32LE(result.error, at);
   at = scratch.writeUInt16LE(result.vector, at);
-  at = scratch.writeUInt16LE(result.cs, at);
+  for (const selector of result.selectors) at = scratch.writeUInt16LE(selector, at);
   for (const change of result.changes) {
     at = scratch.writeUInt16LE(change.word, at);
     put(change.value);

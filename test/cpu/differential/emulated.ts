@@ -84,6 +84,32 @@ const FLAT_CODE = SegAttr.P | SegAttr.DPL | SegAttr.S | 0xb | SegAttr.DB | SegAt
 const LDT_CODE = SegAttr.P | SegAttr.DPL | SegAttr.S | 0xb;
 const LDT_DATA = SegAttr.P | SegAttr.DPL | SegAttr.S | 0x3 | SegAttr.DB;
 
+/** A segment descriptor (SDM 3A figure 3-8) of byte granularity. */
+function descriptor(base: number, limit: number, attributes: number): bigint {
+  const low = (BigInt(base & 0xffffff) << 16n) | BigInt(limit & 0xffff);
+  const high = BigInt(attributes & 0xf0ff) | (BigInt(limit >>> 16) << 8n) | (BigInt(base >>> 24) << 16n);
+  return low | (high << 40n);
+}
+
+const GDT_ENTRIES: readonly bigint[] = [
+  0n,
+  0x00cf9b000000ffffn, // 0x08: the supervisor's 32-bit code
+  0x00af9b000000ffffn, // 0x10: its 64-bit code
+  0x00cf93000000ffffn, // 0x18: its data
+  0x00cffb000000ffffn, // 0x23: the user's 32-bit code
+  0x00cff3000000ffffn, // 0x2b: the user's data
+  0x00affb000000ffffn, // 0x33: the user's 64-bit code
+  0n,
+  0x00008b0000000067n, // 0x40: a busy TSS
+  0n,
+  0x000082000000000fn, // 0x50: the LDT
+  0n,
+];
+
+/** Selectors user code starts with, by mode. */
+const USER_CS: Readonly<Record<Mode, number>> = { 64: 0x33, 32: 0x23, 16: 7 };
+const USER_SS: Readonly<Record<Mode, number>> = { 64: 0x2b, 32: 0x2b, 16: 0xf };
+
 /** Exceptions that push an error code (SDM 3A table 6-1). */
 const WITH_ERROR = new Set([8, 10, 11, 12, 13, 14, 17]);
 const PAGE_FAULT = 14;
@@ -132,15 +158,16 @@ export class Emulated {
     this.put64(DIRECTORY + 0x4000, BigInt(SYSTEM_TABLE) | P | RW);
     for (let page = 0; page < 16; page++) this.put64(SYSTEM_TABLE + page * 8, BigInt(page * 4096) | P | RW);
 
-    this.put64(GDT + 8, 0x00af9b000000ffffn); // 0x08: supervisor's 64-bit code
-    this.put64(GDT + 0x10, 0x00cf93000000ffffn); // 0x10: its data
-    this.put64(GDT + 0x20, 0x00cffb000000ffffn); // 0x23: user's 32-bit code, as in Linux
-    this.put64(GDT + 0x28, 0x00cff3000000ffffn); // 0x2b: user's data
-    this.put64(GDT + 0x30, 0x00affb000000ffffn); // 0x33: user's 64-bit code
+    // Linux's GDT and the harness's LDT: programs see the same selectors.
+    GDT_ENTRIES.forEach((entry, i) => {
+      this.put64(GDT + i * 8, entry);
+    });
+    this.put64(LDT, descriptor(CODE, CODE_SIZE - 1, LDT_CODE));
+    this.put64(LDT + 8, descriptor(DATA, DATA_SIZE - 1, LDT_DATA));
     const entryPoint = BigInt(SYSTEM + HANDLERS);
     for (let vector = 0; vector < 32; vector++) {
       const offset = entryPoint + BigInt(vector * 16);
-      const gate = (offset & 0xffffn) | (0x08n << 16n) | (0x8en << 40n) | (((offset >> 16n) & 0xffffn) << 48n);
+      const gate = (offset & 0xffffn) | (0x10n << 16n) | (0x8en << 40n) | (((offset >> 16n) & 0xffffn) << 48n);
       // INTO is an instruction of ring 3: gates have DPL 3.
       this.put64(IDT + vector * 16, gate | (3n << 45n));
       this.put64(IDT + vector * 16 + 8, offset >> 32n);
@@ -159,25 +186,24 @@ export class Emulated {
     state.setU64(Off.EFER, 0xd01n);
     const system = BigInt(SYSTEM);
     state.setU64(Off.GDTR_BASE, system + BigInt(GDT));
-    state.setU32(Off.GDTR_LIMIT, 0x37);
+    state.setU32(Off.GDTR_LIMIT, 0x7f);
     state.setU64(Off.IDTR_BASE, system + BigInt(IDT));
     state.setU32(Off.IDTR_LIMIT, 0x1ff);
     // The TSS ends before its I/O permission map: every port is forbidden.
     state.setSegment(Seg.TR, 0x40, system + BigInt(TSS), 0x67, SegAttr.P | 0xb);
-    state.setSegment(Seg.LDTR, 0x48, system + BigInt(LDT), 0xfff, SegAttr.P | 0x2);
+    state.setSegment(Seg.LDTR, 0x50, system + BigInt(LDT), 0xf, SegAttr.P | 0x2);
     state.activity = Activity.ACTIVE;
     this.setMode(64);
   }
 
   private setMode(mode: Mode): void {
     const { state } = this.cpu;
-    const data = mode === 16 ? 0xf : 0x2b;
-    if (mode === 16) state.setSegment(Seg.CS, 7, BigInt(CODE), CODE_SIZE - 1, LDT_CODE);
-    else if (mode === 32) state.setSegment(Seg.CS, 0x23, 0n, 0xffffffff, FLAT_CODE);
-    else state.setSegment(Seg.CS, 0x33, 0n, 0xffffffff, LONG_CODE);
+    const cs = USER_CS[mode];
+    if (mode === 16) state.setSegment(Seg.CS, cs, BigInt(CODE), CODE_SIZE - 1, LDT_CODE);
+    else state.setSegment(Seg.CS, cs, 0n, 0xffffffff, mode === 32 ? FLAT_CODE : LONG_CODE);
     for (const seg of [Seg.ES, Seg.SS, Seg.DS]) {
-      if (mode === 16) state.setSegment(seg, data, BigInt(DATA), DATA_SIZE - 1, LDT_DATA);
-      else state.setSegment(seg, data, 0n, 0xffffffff, FLAT_DATA);
+      if (mode === 16) state.setSegment(seg, USER_SS[mode], BigInt(DATA), DATA_SIZE - 1, LDT_DATA);
+      else state.setSegment(seg, USER_SS[mode], 0n, 0xffffffff, FLAT_DATA);
     }
     state.setSegment(Seg.FS, 0, 0n, 0, SegAttr.UNUSABLE);
     state.setSegment(Seg.GS, 0, mode === 64 ? BigInt(DATA) : 0n, 0, SegAttr.UNUSABLE);
@@ -208,6 +234,10 @@ export class Emulated {
     const retired = cpu.retired;
     cpu.run(1);
     if (state.cpl === 0) return this.faulted();
+    // Far transfers and segment loads leave other segments than the next instance wants.
+    const data = USER_SS[instance.mode];
+    const same = [Seg.SS, Seg.DS, Seg.ES].every((seg) => state.segSelector(seg) === data);
+    if (!same || state.segSelector(Seg.CS) !== USER_CS[instance.mode]) this.lastMode = 0;
     if (cpu.retired !== retired + 1) throw new Error(`one instruction ran, ${cpu.retired - retired} retired`);
     return {
       gpr: this.registers(),
@@ -216,7 +246,7 @@ export class Emulated {
       vector: COMPLETED,
       error: 0,
       cr2: 0n,
-      cs: state.segSelector(Seg.CS),
+      selectors: [Seg.CS, Seg.SS, Seg.DS, Seg.ES].map((seg) => state.segSelector(seg)),
       changes: this.changes(),
     };
   }
@@ -243,7 +273,12 @@ export class Emulated {
       vector,
       error: error === 1 ? Number(slot(0)) : 0,
       cr2: vector === PAGE_FAULT ? state.u64(Off.CR2) : 0n,
-      cs: Number(slot(error + 1)),
+      selectors: [
+        Number(slot(error + 1)),
+        Number(slot(error + 4)),
+        state.segSelector(Seg.DS),
+        state.segSelector(Seg.ES),
+      ],
       changes: this.changes(),
     };
     state.activity = Activity.ACTIVE;

@@ -10,6 +10,7 @@ import { CODE, DATA, DATA_SIZE, type Instance, type Mode, newInstance } from "./
 // biome-ignore format: a list
 const SYSTEM_TOO: ReadonlySet<Mnemonic> = new Set<Mnemonic>([
   "ENTER", "BOUND", "ARPL", "PUSHF", "POPF", "INTO", "PAUSE", "UD0", "UD1", "UD2", "CLFLUSH",
+  "CALL_FAR", "JMP_FAR", "RET_FAR", "IRET", "MOV_SREG", "POP_SREG", "LDS", "LES", "LSS", "LAR", "LSL", "VERR", "VERW",
   // privileged: #GP(0) at CPL 3 (SDM 3A 6.9, 19.3)
   "HLT", "CLI", "STI", "IN", "OUT", "INS", "OUTS", "CLTS", "INVD", "WBINVD", "INVLPG", "LGDT", "LIDT", "LLDT", "LTR", "LMSW",
   "RDMSR", "WRMSR", "MOV_CR", "MOV_DR", "SWAPGS",
@@ -26,6 +27,8 @@ export function rowsFor(mode: Mode): readonly OpcodeRow[] {
   return OPCODES.filter((row) => {
     if (row.system && !SYSTEM_TOO.has(row.mnemonic)) return false;
     if (row.mnemonic in LEFT_OUT) return false;
+    // FS and GS belong to the harness's C library and to the operating system.
+    if (row.mnemonic === "POP_SREG" && /[FG]S/.test(row.operands[0].code)) return false;
     return mode === 64 ? row.mode !== "i64" : row.mode !== "o64";
   });
 }
@@ -68,17 +71,15 @@ function value64(random: Random): bigint {
 
 const ARITHMETIC_FLAGS = 0x8d5;
 const DF = 0x400;
+// biome-ignore format: a list
 const STACK_ROWS: readonly string[] = [
-  "PUSH",
-  "POP",
-  "PUSHA",
-  "POPA",
-  "PUSHF",
-  "POPF",
-  "ENTER",
-  "LEAVE",
-  "CALL",
-  "RET",
+  "PUSH", "POP", "PUSHA", "POPA", "PUSHF", "POPF", "ENTER", "LEAVE", "CALL", "RET", "POP_SREG", "CALL_FAR", "RET_FAR", "IRET",
+];
+/** Selectors in the operating system's GDT and the harness's LDT: null, code, data, system, absent, beyond the limit. */
+// biome-ignore format: a list
+const SELECTORS: readonly number[] = [
+  0, 1, 2, 3, 0x08, 0x0b, 0x10, 0x13, 0x18, 0x1b, 0x20, 0x21, 0x22, 0x23, 0x28, 0x29, 0x2a, 0x2b, 0x30, 0x31, 0x33, 0x38, 0x3b,
+  0x40, 0x43, 4, 5, 6, 7, 0xc, 0xd, 0xe, 0xf, 0x17, 0x83, 0xfff8,
 ];
 const BIT_STRING: readonly string[] = ["BT", "BTS", "BTR", "BTC"];
 const COUNTED_JUMPS: readonly string[] = ["LOOP", "LOOPE", "LOOPNE", "JCXZ"];
@@ -156,7 +157,9 @@ class Builder {
     if (row.prefix === "66" || (row.prefix === "F2" && row.mnemonic === "CRC32" && random.oneIn(3))) operand = true;
     // The segment that a 16-bit address could reach lies elsewhere in flat 32-bit code: those fault.
     const address = random.oneIn(mode === 32 ? 40 : 8);
-    const wide = mode === 64 && row.w !== "W0" && (row.w === "W1" || random.oneIn(2));
+    // Far pointers with REX.W have 64-bit offsets on Intel processors and 32-bit ones on AMD's (APM 3, CALL far).
+    const farPointer = row.operands.some((o) => o.type === "p");
+    const wide = mode === 64 && row.w !== "W0" && !farPointer && (row.w === "W1" || random.oneIn(2));
     this.rex = mode === 64 && (wide || random.oneIn(8)) ? 0x40 | (wide ? 8 : 0) : 0;
     if (operand) this.prefixes.push(0x66);
     if (address) this.prefixes.push(0x67);
@@ -221,6 +224,13 @@ class Builder {
     }
     if (row.mnemonic === "POPF") this.patch(top, BigInt(random.u32() & (ARITHMETIC_FLAGS | DF | 0x200)) | 2n, 8);
     if (row.mnemonic === "RET") this.patch(top, this.target(), 8);
+    if (row.mnemonic === "POP_SREG") this.patch(top, BigInt(random.pick(SELECTORS)), 8);
+    if (row.mnemonic === "RET_FAR") this.patchFrame(top, this.farTarget());
+    if (row.mnemonic === "IRET") {
+      const flags = (random.u32() & (ARITHMETIC_FLAGS | DF | 0x200)) | 2;
+      const ss = random.oneIn(4) ? random.pick(SELECTORS) : random.pick([0x2b, 0x2b, 0xf]);
+      this.patchFrame(top, [...this.farTarget(), BigInt(flags), stack(at()), BigInt(ss)]);
+    }
   }
 
   /** A place in the code page as an instruction pointer. */
@@ -228,6 +238,26 @@ class Builder {
     const anywhere = this.random.between(64, 3900);
     const offset = anywhere >= this.instance.ip && anywhere < this.instance.ip + 15 ? anywhere + 15 : anywhere;
     return BigInt(this.mode === 16 ? offset : CODE + offset);
+  }
+
+  /** Instruction pointer and selector of a far transfer that mostly succeeds. */
+  private farTarget(): readonly [bigint, bigint] {
+    const { random } = this;
+    let selector = random.oneIn(4) ? random.pick(SELECTORS) : random.pick([0x23, 0x33, 7]);
+    // A CALL from 16-bit into 64-bit code pushes through SS on some processors and flat on others.
+    if (this.row.mnemonic === "CALL_FAR" && this.mode === 16 && (selector & ~3) === 0x30) selector = 0x23;
+    const offset = random.between(64, 1500);
+    return [BigInt((selector & ~3) === 4 ? offset : CODE + offset), BigInt(selector)];
+  }
+
+  /** Puts values of operand size on the stack. */
+  private patchFrame(offset: number, values: readonly bigint[]): void {
+    const size = this.operandSize;
+    let all = 0n;
+    values.forEach((value, i) => {
+      all |= BigInt.asUintN(size * 8, value) << BigInt(i * size * 8);
+    });
+    this.patch(offset, all, values.length * size);
   }
 
   private patch(offset: number, value: bigint, size: number): void {
@@ -249,7 +279,10 @@ class Builder {
   private chooseModrm(operand: OperandSpec | undefined): void {
     const { row, random } = this;
     let reg = row.reg >= 0 ? row.reg : random.below(this.registers);
-    if (row.operands.some((o) => o.code === "S")) reg = random.below(6);
+    if (row.operands.some((o) => o.code === "S")) {
+      // FS and GS may be read; loading them would take the C library's thread storage away.
+      reg = row.mnemonic === "MOV_SREG" ? random.pick([0, 1, 2, 3, 6, 7]) : random.below(6);
+    }
     if (row.operands.some((o) => o.code === "C")) reg = random.pick([0, 2, 3, 4]);
     if (row.operands.some((o) => o.code === "D")) reg = random.pick([0, 1, 2, 3, 6, 7]);
     if (reg > 7) this.rex |= 0x44;
@@ -409,6 +442,12 @@ class Builder {
       this.pushBytes(this.immediates, displacement, size);
       return;
     }
+    if (operand.code === "A") {
+      const [offset, selector] = this.farTarget();
+      this.pushBytes(this.immediates, offset, operandSize);
+      this.pushBytes(this.immediates, selector, 2);
+      return;
+    }
     if (operand.code !== "I") return;
     const size =
       operand.type === "b" || operand.type === "ub"
@@ -421,7 +460,7 @@ class Builder {
     let value = value64(random);
     if (row.mnemonic === "ENTER") {
       value = BigInt(operand.type === "uw" ? random.below(200) : random.oneIn(2) ? 0 : random.below(64));
-    } else if (row.mnemonic === "RET") value = BigInt(random.below(200));
+    } else if (row.mnemonic === "RET" || row.mnemonic === "RET_FAR") value = BigInt(random.below(200));
     else if ((row.mnemonic === "SHLD" || row.mnemonic === "SHRD") && operandSize === 2) value = this.doubleShiftCount();
     this.pushBytes(this.immediates, value, size);
   }
@@ -477,6 +516,30 @@ class Builder {
       case "JMP":
       case "CALL":
         if (row.operands[0].code === "E") this.setOperand(this.target(), 8);
+        break;
+      case "CALL_FAR":
+      case "JMP_FAR":
+        if (row.operands[0].code === "M" && this.place >= 0) {
+          const [offset, selector] = this.farTarget();
+          const bits = this.operandSize * 8;
+          this.patch(this.place, BigInt.asUintN(bits, offset) | (selector << BigInt(bits)), this.operandSize + 2);
+        }
+        break;
+      case "LDS":
+      case "LES":
+      case "LSS":
+        if (this.place >= 0) {
+          const pointer = value64(random) & ((1n << BigInt(this.operandSize * 8)) - 1n);
+          const selector = BigInt(random.pick(SELECTORS)) << BigInt(this.operandSize * 8);
+          this.patch(this.place, pointer | selector, this.operandSize + 2);
+        }
+        break;
+      case "MOV_SREG":
+      case "LAR":
+      case "LSL":
+      case "VERR":
+      case "VERW":
+        this.setOperand(BigInt(random.pick(SELECTORS)), 2);
         break;
       case "DIV":
       case "IDIV":
@@ -569,7 +632,8 @@ class Builder {
     if (this.modrm >= 0) bytes.push(this.modrm);
     const tailAt = bytes.length;
     bytes.push(...this.tail, ...this.immediates);
-    if (bytes.length > 15) throw new Error(`${row.mnemonic} ${row.encoding}: ${bytes.length} bytes`);
+    // One byte too many is an instance worth having: #GP(0) (SDM 2A 2.3.11).
+    if (bytes.length > instance.code.length) throw new Error(`${row.mnemonic} ${row.encoding}: ${bytes.length} bytes`);
     if (this.ripRelative >= 0) {
       const displacement = this.ea - BigInt(CODE + instance.ip + bytes.length);
       const at = tailAt + this.ripRelative;

@@ -40,7 +40,8 @@ export interface Result {
   error: number;
   /** Linear address of a page fault, otherwise 0. */
   cr2: bigint;
-  cs: number;
+  /** Selectors of CS, SS, DS, ES. */
+  readonly selectors: readonly number[];
   /** Words of 8 bytes of the data window that are not as before: index and new value, by index. */
   readonly changes: { word: number; value: bigint }[];
 }
@@ -72,7 +73,7 @@ export const PATTERN: Uint8Array = (() => {
 })();
 
 const INSTANCE_SIZE = 128 + 4 + 4 + 2 + 2 + 16 + 2 + 2 + 64;
-const RESULT_SIZE = 128 + 8 + 8 + 8 + 4 + 4 + 2 + 2;
+const RESULT_SIZE = 128 + 8 + 8 + 8 + 4 + 4 + 8 + 2;
 
 /** What the harness reads. */
 export function encodeInstances(instances: readonly Instance[]): Uint8Array {
@@ -112,10 +113,10 @@ export function decodeResults(bytes: Uint8Array, instances: readonly Instance[])
       cr2: view.getBigUint64(at + 144, true),
       vector: view.getUint32(at + 152, true),
       error: view.getUint32(at + 156, true),
-      cs: view.getUint16(at + 160, true),
+      selectors: [160, 162, 164, 166].map((offset) => view.getUint16(at + offset, true)),
       changes: [],
     };
-    const count = view.getUint16(at + 162, true);
+    const count = view.getUint16(at + 168, true);
     at += RESULT_SIZE;
     for (let i = 0; i < count; i++) {
       result.changes.push({ word: view.getUint16(at, true), value: view.getBigUint64(at + 2, true) });

@@ -43,7 +43,9 @@ export function describeDifference(instance: Instance, expected: Result, actual:
   differ("error code", hex(want.error), hex(got.error));
   differ("cr2", hex(want.cr2), hex(got.cr2));
   differ("rip", hex(want.rip), hex(got.rip));
-  differ("cs", hex(want.cs), hex(got.cs));
+  ["cs", "ss", "ds", "es"].forEach((name, i) => {
+    differ(name, hex(want.selectors[i]), hex(got.selectors[i]));
+  });
   differ("flags", flagText(want.rflags), flagText(got.rflags));
   for (let i = 0; i < 16; i++) differ(GPR_NAMES[i], hex(want.gpr[i]), hex(got.gpr[i]));
   const words = new Set([...want.changes, ...got.changes].map((change) => change.word));

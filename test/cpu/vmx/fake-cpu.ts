@@ -95,6 +95,8 @@ export class FakeCpu implements Cpu {
       invalidateTagged: (what) => void this.invalidations.push(what),
       protectPhysicalPage: () => {},
       flushEverything: () => {},
+      loadPdptes: () => true,
+      invalidatePcid: () => {},
     };
     this.vmx = new VmxUnit(this, {
       deliver: (event) => void this.delivered.push(event),

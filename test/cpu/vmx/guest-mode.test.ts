@@ -523,6 +523,15 @@ describe("TPR shadow and APIC-access page (SDM 3C 30.1, 30.4)", () => {
     expect(vm.exitOf(() => vm.guest.boundary())).toBe(ExitReason.TPR_BELOW_THRESHOLD);
   });
 
+  test("with the APIC-access page an entry with a TPR below the threshold exits at once (27.7.7)", () => {
+    const vm = shadow()
+      .secondary(SecondaryExec.VIRTUALIZE_APIC_ACCESSES)
+      .with(Field.APIC_ACCESS_ADDR, PAGES + 0x1000)
+      .with(Field.TPR_THRESHOLD, 4)
+      .enter();
+    expect(vm.exitOf(() => vm.guest.boundary())).toBe(ExitReason.TPR_BELOW_THRESHOLD);
+  });
+
   test("the task priority on the APIC-access page is virtual; other offsets exit (table 28-6)", () => {
     const vm = shadow()
       .secondary(SecondaryExec.VIRTUALIZE_APIC_ACCESSES)

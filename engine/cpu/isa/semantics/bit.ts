@@ -87,7 +87,8 @@ function popcnt(c: Context): void {
   const source = c.read(1);
   const wide = size === 8 ? source : c.zeroExtend(source, 4);
   c.write(0, c.let(c.low(c.popcnt(wide), size)));
-  c.flagsLogic(source);
+  // All clear but ZF.
+  c.setFlagBits(c.shlBy(c.isZero(source), 6), c.constant(4, 0));
 }
 
 /** CRC-32C (polynomial 11EDC6F41, reflected), one byte after the other. */

@@ -159,8 +159,8 @@ const rotateThroughCarry = (left: boolean) => (c: Context): void => {
 };
 
 /**
- * SHLD and SHRD. For 16-bit operands with counts above 16 the result is undefined (SDM 2B); processors rotate the 48-bit
- * sequence destination:source:destination, and so does this.
+ * SHLD and SHRD. For 16-bit operands with counts above 16 the result is undefined (SDM 2B); processors go on shifting in
+ * the source's bits again and clear CF, and so does this.
  */
 const doubleShift = (left: boolean) => (c: Context): void => {
   const size = c.size(0);
@@ -181,19 +181,12 @@ const doubleShift = (left: boolean) => (c: Context): void => {
     c.assign(result, c.select(nothing, a, shifted));
     c.assign(carry, c.and(left ? c.shr(a, back) : c.shr(a, c.sub(count, k(1))), k(1)));
   } else if (left) {
-    const sequence =
-      size === 4
-        ? c.or(c.shlBy(wide, 32), fill)
-        : c.or(c.or(c.shlBy(wide, 32), c.shlBy(fill, 16)), wide);
+    const sequence = size === 4 ? c.or(c.shlBy(wide, 32), fill) : c.or(c.or(c.shlBy(wide, 32), c.shlBy(fill, 16)), fill);
     const from = c.let(sequence);
-    const top = size === 4 ? 32 : 32;
-    c.assign(result, c.shrBy(c.shl(from, count), top));
-    c.assign(carry, c.and(c.shr(from, c.sub(k(top + bits), count)), k(1)));
+    c.assign(result, c.shrBy(c.shl(from, count), 32));
+    c.assign(carry, c.and(c.shr(from, c.sub(k(32 + bits), count)), k(1)));
   } else {
-    const sequence =
-      size === 4
-        ? c.or(c.shlBy(fill, 32), wide)
-        : c.or(c.or(c.shlBy(wide, 32), c.shlBy(fill, 16)), wide);
+    const sequence = size === 4 ? c.or(c.shlBy(fill, 32), wide) : c.or(c.or(c.shlBy(fill, 32), c.shlBy(fill, 16)), wide);
     const from = c.let(sequence);
     c.assign(result, c.shr(from, count));
     c.assign(carry, c.and(c.shr(from, c.sub(count, k(1))), k(1)));
@@ -202,7 +195,8 @@ const doubleShift = (left: boolean) => (c: Context): void => {
   destination.write(r);
   unlessZero(c, count, () => {
     const change = c.xor(c.zeroExtend(a, 8), c.zeroExtend(r, 8));
-    c.flagsOf(r, c.low(carry, 4), bit(c, c.let(change), bits - 1));
+    const out = size === 2 ? c.select(c.gtU(count, k(16)), c.constant(4, 0), c.low(carry, 4)) : c.low(carry, 4);
+    c.flagsOf(r, out, bit(c, c.let(change), bits - 1));
   });
 };
 

@@ -47,7 +47,7 @@ struct __attribute__((packed)) result {
   uint64_t cr2;
   uint32_t vector; /* of the fault, or 3 when the instruction was completed */
   uint32_t error;
-  uint16_t cs;
+  uint16_t cs, ss, ds, es;
   uint16_t changes; /* followed by that many struct change */
 };
 
@@ -97,6 +97,8 @@ static void store_result(const greg_t *g) {
   r.vector = g[REG_TRAPNO];
   r.error = g[REG_ERR];
   r.cs = g[REG_CSGSFS] & 0xffff;
+  r.ss = g[REG_CSGSFS] >> 48;
+  __asm__ volatile("movw %%ds, %0; movw %%es, %1" : "=r"(r.ds), "=r"(r.es));
   r.changes = 0;
   for (int i = 0; i < WORDS; i++) r.changes += window[i] != before[i];
   put(&r, sizeof r);

@@ -1,0 +1,116 @@
+/** Fills in records (interpreter/record.ts) from decoded instructions. */
+
+import { RECORD_SIZE, Rec } from "../interpreter/record";
+import { type Instruction, NO_REG, OperandKind, RIP_BASE } from "../isa/instruction";
+import { OPCODES } from "../isa/opcodes";
+import { CpuState, Gpr, Off, Seg, SegPart } from "../state";
+
+/** What the interpreter does with an instruction: values for Rec.KEY, Rec.HANDLER and Rec.SHAPE. */
+export interface Binding {
+  key: number;
+  handler: number;
+  shape: number;
+}
+
+/** Rec.HANDLER of a Key.SYSTEM record that only raises an exception; all others are indices of instructions. */
+export const RecordFault = {
+  UD: 0x7fff_fffe,
+  /** #GP(0): longer than 15 bytes, or beyond CS.limit. */
+  GP: 0x7fff_fffd,
+} as const;
+
+export interface RecordViews {
+  readonly u8: Uint8Array;
+  readonly i32: Int32Array;
+  readonly view: DataView;
+}
+
+const registerOffset = (reg: number): number => (reg === NO_REG || reg === RIP_BASE ? Off.ZERO : Off.GPR + reg * 8);
+
+/** Host offset of what a register operand names. */
+function operandOffset(instruction: Instruction, n: number): number {
+  const operand = instruction.operands[n];
+  switch (operand.kind) {
+    case OperandKind.GPR:
+      return Off.GPR + operand.reg * 8 + (operand.high ? 1 : 0);
+    case OperandKind.SEGMENT:
+      return CpuState.segOffset(operand.reg) + SegPart.SELECTOR;
+    default:
+      return Off.ZERO;
+  }
+}
+
+/** Target RIP of a relative branch: cut to 64 bits in 64-bit mode, else to the operand size (SDM 2A, JMP). */
+export function branchTarget(instruction: Instruction, rip: bigint, long: boolean): bigint {
+  const target = rip + BigInt(instruction.length) + BigInt(instruction.immediate);
+  return BigInt.asUintN(long ? 64 : instruction.operandSize * 8, target);
+}
+
+/**
+ * Writes the record at host offset `at`.
+ * @param long 64-bit mode: the base of FS or GS then takes the place of an absent base or index register where there is one
+ */
+export function writeRecord(
+  memory: RecordViews,
+  at: number,
+  binding: Binding,
+  instruction: Instruction,
+  rip: bigint,
+  long: boolean,
+): void {
+  const { i32, u8, view } = memory;
+  i32[(at + Rec.KEY) >> 2] = binding.key;
+  i32[(at + Rec.OPERAND0) >> 2] = operandOffset(instruction, 0);
+  i32[(at + Rec.OPERAND1) >> 2] = operandOffset(instruction, 1);
+  let base = registerOffset(instruction.base);
+  let index = registerOffset(instruction.index);
+  let { scale } = instruction;
+  const { mnemonic } = OPCODES[instruction.opcode];
+  // A segment has no part in LEA.
+  if (long && instruction.segment >= Seg.FS && instruction.addressSize === 8 && mnemonic !== "LEA") {
+    const segmentBase = CpuState.segOffset(instruction.segment) + SegPart.BASE;
+    if (index === Off.ZERO) {
+      index = segmentBase;
+      scale = 0;
+    } else if (base === Off.ZERO) base = segmentBase;
+  }
+  i32[(at + Rec.BASE) >> 2] = base;
+  i32[(at + Rec.INDEX) >> 2] = index;
+  u8[at + Rec.SCALE] = scale;
+  u8[at + Rec.SEGMENT] = instruction.segment;
+  u8[at + Rec.ADDRESS_SIZE] = instruction.addressSize;
+  u8[at + Rec.LENGTH] = instruction.length;
+  if (instruction.base === RIP_BASE) {
+    const address = rip + BigInt(instruction.length) + BigInt(instruction.displacement);
+    view.setBigUint64(at + Rec.DISPLACEMENT, BigInt.asUintN(instruction.addressSize * 8, address), true);
+  } else {
+    let { displacement, displacementHigh } = instruction;
+    if (mnemonic === "POP" && instruction.base === Gpr.RSP && instruction.operands[0].kind === OperandKind.MEMORY) {
+      // POP to memory forms its address with the stack pointer already incremented (SDM 2B POP).
+      const sum = BigInt(displacement) + BigInt(instruction.operandSize);
+      displacement = Number(BigInt.asIntN(32, sum));
+      displacementHigh = Number(sum >> 32n);
+    }
+    i32[(at + Rec.DISPLACEMENT) >> 2] = displacement;
+    i32[(at + Rec.DISPLACEMENT + 4) >> 2] = displacementHigh;
+  }
+  if (instruction.operands[0].kind === OperandKind.RELATIVE) {
+    view.setBigUint64(at + Rec.IMMEDIATE, branchTarget(instruction, rip, long), true);
+  } else {
+    i32[(at + Rec.IMMEDIATE) >> 2] = instruction.immediate;
+    i32[(at + Rec.IMMEDIATE + 4) >> 2] = instruction.immediateHigh;
+  }
+  view.setBigUint64(at + Rec.RIP, rip, true);
+  i32[(at + Rec.LINK) >> 2] = 0;
+  i32[(at + Rec.HANDLER) >> 2] = binding.handler;
+  i32[(at + Rec.SHAPE) >> 2] = binding.shape;
+  i32[(at + Rec.EXPECTED) >> 2] = 0;
+}
+
+/** Writes a pseudo-record that stands before, or leads to, `rip`. */
+export function writePseudo(memory: RecordViews, at: number, key: number, rip: bigint, link = 0): void {
+  memory.i32.fill(0, at >> 2, (at + RECORD_SIZE) >> 2);
+  memory.i32[(at + Rec.KEY) >> 2] = key;
+  memory.view.setBigUint64(at + Rec.RIP, rip, true);
+  memory.i32[(at + Rec.LINK) >> 2] = link;
+}

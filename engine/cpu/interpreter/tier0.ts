@@ -1,0 +1,91 @@
+/** Tier 0 of one engine memory: the interpreter's instance, its out-of-line handlers, and the slow road. */
+import type { PhysicalMemory } from "../../memory/physical";
+import type { Binding } from "../code/record-writer";
+import type { Instruction } from "../isa/instruction";
+import { OPCODES } from "../isa/opcodes";
+import { semantics } from "../isa/semantics";
+import { type Shape, shapeOf } from "../isa/semantics/shape";
+import { CodeMode, ExitStatus, Off } from "../state";
+import { HandlerTable } from "./handlers";
+import { HOT_SHAPES } from "./hot";
+import { type InterpreterExports, interpreterModule, type TypeScriptImports } from "./interpreter";
+import { FIRST_HOT, Key, Rec } from "./record";
+
+const TABLE_SIZE = 4096;
+
+export class Tier0 {
+  private readonly exports: InterpreterExports;
+  private readonly handlers: HandlerTable;
+  private readonly hot = new Map<string, number>();
+  private readonly shapes: Shape[] = [];
+  private readonly shapeIndices = new Map<string, number>();
+  private readonly slow = new Map<number, number>();
+  private readonly i32: Int32Array;
+  private readonly view: DataView;
+
+  constructor(memory: PhysicalMemory, hooks: TypeScriptImports) {
+    this.i32 = memory.i32;
+    this.view = memory.view;
+    const table = new WebAssembly.Table({ element: "anyfunc", initial: TABLE_SIZE });
+    const shared = { memory: memory.memory, table };
+    const instance = new WebAssembly.Instance(interpreterModule(), { env: { ...shared, ...hooks } });
+    this.exports = instance.exports as unknown as InterpreterExports;
+    const { resolve, offset, wrapOffset, segment, divideHigh } = this.exports;
+    const helpers = { resolve, offset, wrapOffset, segment, divideHigh };
+    this.handlers = new HandlerTable(table, { ...shared, ...hooks, ...helpers });
+    HOT_SHAPES.forEach((shape, index) => {
+      this.hot.set(shape.key, FIRST_HOT + index);
+    });
+  }
+
+  /** How the interpreter runs an instruction; `prepare` before it does. */
+  bind(instruction: Instruction, mode: CodeMode): Binding {
+    const row = OPCODES[instruction.opcode];
+    if (row.system) return { key: Key.SYSTEM, handler: 0, shape: 0 };
+    const found = semantics.get(row.mnemonic);
+    if (!found)
+      throw new Error(`the opcode table has ${row.mnemonic}, which is neither a system instruction nor has semantics`);
+    const shape = shapeOf(instruction, mode === CodeMode.LONG64, found.needs);
+    const index = this.shapeIndex(shape);
+    const key = this.hot.get(shape.key);
+    if (key !== undefined) return { key, handler: 0, shape: index };
+    return { key: Key.COLD, handler: this.handlers.slot(shape, "cold"), shape: index };
+  }
+
+  private shapeIndex(shape: Shape): number {
+    let index = this.shapeIndices.get(shape.key);
+    if (index === undefined) {
+      index = this.shapes.push(shape) - 1;
+      this.shapeIndices.set(shape.key, index);
+    }
+    return index;
+  }
+
+  prepare(): void {
+    this.handlers.compile();
+  }
+
+  run(record: number): void {
+    this.exports.run(record);
+  }
+
+  /**
+   * Runs one instruction with every access made by the hooks. As `run` with a budget of one: STATUS is BUDGET when it
+   * retired and RIP is the next instruction's; FAULT or AGAIN when it did not. Hooks may throw through it.
+   */
+  runSlow(record: number): void {
+    const index = this.i32[(record + Rec.SHAPE) >> 2];
+    let slot = this.slow.get(index);
+    if (slot === undefined) {
+      slot = this.handlers.slot(this.shapes[index], "slow");
+      this.handlers.compile();
+      this.slow.set(index, slot);
+    }
+    const next = this.handlers.call(slot, record);
+    if (next !== 0) {
+      this.i32[Off.BUDGET >> 2]--;
+      this.view.setBigUint64(Off.RIP, this.view.getBigUint64(next + Rec.RIP, true), true);
+    } else if (this.i32[Off.STATUS >> 2] !== ExitStatus.MISS) return;
+    this.i32[Off.STATUS >> 2] = ExitStatus.BUDGET;
+  }
+}

@@ -1,0 +1,240 @@
+/**
+ * The architecture-independent part (virt/kvm/kvm_main.c): creating virtual machines and vCPUs, loading and scheduling a
+ * vCPU's thread, kicks, and blocking with halt polling.
+ */
+import { Errno, KvmError } from "./errno";
+import { HostVector } from "./hostKernel";
+import { defaultRouting } from "./irqComm";
+import { KvmIoapic } from "./ioapic";
+import { KvmIoBuses } from "./ioBus";
+import { irqchipInKernel, picInKernel } from "./irq";
+import { KvmPic } from "./i8259";
+import { KvmPit } from "./i8254";
+import { newMemslotSets } from "./memslots";
+import { kvmMmuUnload } from "./mmu/mmu";
+import { hardwareDisableAll, hardwareEnableAll, type KvmModule } from "./module";
+import { KvmReq, kvmCheckRequest } from "./requests";
+import { newKvmVmStat } from "./stats";
+import { Kvm, KVM_MAX_VCPU_IDS, KVM_MAX_VCPUS, KvmVcpu, type KvmState, VcpuMode } from "./types";
+import { kvmArchVcpuRunnable } from "./x86Halt";
+import {
+  kvmArchVcpuCreate,
+  kvmArchVcpuLoad,
+  kvmArchVcpuPostcreate,
+  kvmArchVcpuPut,
+  kvmLoadGuestFpu,
+  kvmPutGuestFpu,
+  kvmVcpuReset,
+  newVcpuState,
+} from "./x86Vcpu";
+import { KVM_RUN_YIELD } from "./x86Ops";
+
+// --- virtual machines -----------------------------------------------------------------------------------------------
+
+const newKvmState = (tscKhz: number, now: number): KvmState => ({
+  memslots: newMemslotSets(),
+  createdVcpus: 0,
+  vmBugged: false,
+  stat: newKvmVmStat(),
+  arch: {
+    irqchipMode: "none",
+    tssAddr: 0,
+    identityMapAddr: 0xfffbc000,
+    apicAccessMemslotEnabled: false,
+    apicAccessPage: -1,
+    bspVcpuId: 0,
+    disabledExits: 0,
+    x2apicFormat: false,
+    x2apicBroadcastQuirkDisabled: false,
+    exceptionPayloadEnabled: false,
+    tripleFaultEvent: false,
+    kvmclockOffset: -now,
+    tscKhz,
+    mmu: { pages: new Map(), roots: [], validGen: 0, invalidateSeq: 0 },
+    irqStates: {},
+    irqRoutes: [],
+    disabledQuirks: 0n,
+    lowestPriorityNext: 0,
+  },
+});
+
+/** kvm_create_vm. @throws KvmError EINVAL for an unknown machine type */
+export function kvmCreateVm(module: KvmModule, type: number): Kvm {
+  if (type !== 0) throw new KvmError("EINVAL", "KVM_CREATE_VM", `machine type ${type}: only KVM_X86_DEFAULT_VM (0) exists`);
+  hardwareEnableAll(module);
+  const kvm = new Kvm(module, module.vmList.length, newKvmState(1_000_000, module.host.clock.now), new KvmIoBuses());
+  module.ops.vmInit(kvm);
+  module.vmList.push(kvm);
+  return kvm;
+}
+
+/** kvm_destroy_vm: the last file descriptor is closed. */
+export function kvmDestroyVm(kvm: Kvm): void {
+  const at = kvm.module.vmList.indexOf(kvm);
+  if (at < 0) return;
+  for (const vcpu of kvm.vcpus) {
+    kvmMmuUnload(vcpu);
+    kvm.module.ops.vcpuFree(vcpu);
+  }
+  kvm.vcpus.length = 0;
+  kvm.module.vmList.splice(at, 1);
+  hardwareDisableAll(kvm.module);
+}
+
+/** kvm_vm_ioctl_create_vcpu. @throws KvmError EINVAL, EEXIST */
+export function kvmVmIoctlCreateVcpu(kvm: Kvm, id: number): KvmVcpu {
+  const fail = (errno: "EINVAL" | "EEXIST", why: string): never => {
+    throw new KvmError(errno, "KVM_CREATE_VCPU", why);
+  };
+  if (!Number.isInteger(id) || id < 0 || id >= KVM_MAX_VCPU_IDS) fail("EINVAL", `vCPU ids are 0 to ${KVM_MAX_VCPU_IDS - 1}`);
+  if (kvm.state.createdVcpus >= KVM_MAX_VCPUS) fail("EINVAL", `at most ${KVM_MAX_VCPUS} vCPUs`);
+  if (kvm.vcpus.some((v) => v.state.vcpuId === id)) fail("EEXIST", `vCPU ${id} exists`);
+  const idx = kvm.state.createdVcpus++;
+  const cpu = idx % kvm.module.host.processors.length;
+  const vcpu = new KvmVcpu(kvm, newVcpuState(id, idx, cpu));
+  kvmArchVcpuCreate(vcpu);
+  kvm.vcpus.push(vcpu);
+  vcpuLoad(vcpu);
+  kvmVcpuReset(vcpu, false);
+  kvmArchVcpuPostcreate(vcpu);
+  vcpuPut(vcpu);
+  return vcpu;
+}
+
+/** KVM_CREATE_IRQCHIP: PIC, I/O APIC, and a local APIC for every vCPU to come. @throws KvmError EEXIST, EINVAL */
+export function kvmCreateIrqchip(kvm: Kvm): void {
+  if (irqchipInKernel(kvm)) throw new KvmError("EEXIST", "KVM_CREATE_IRQCHIP", "there is an irqchip already");
+  if (kvm.state.createdVcpus > 0) throw new KvmError("EINVAL", "KVM_CREATE_IRQCHIP", "it must come before the first vCPU");
+  kvm.vpic = new KvmPic(kvm);
+  kvm.vioapic = new KvmIoapic(kvm);
+  kvm.arch.irqRoutes = defaultRouting();
+  kvm.arch.irqchipMode = "kernel";
+}
+
+/** KVM_CREATE_PIT2. @throws KvmError EEXIST, ENOENT */
+export function kvmCreatePit(kvm: Kvm, flags: number): void {
+  if (kvm.vpit) throw new KvmError("EEXIST", "KVM_CREATE_PIT2", "there is a PIT already");
+  if (!picInKernel(kvm)) throw new KvmError("ENOENT", "KVM_CREATE_PIT2", "it needs KVM_CREATE_IRQCHIP first");
+  kvm.vpit = new KvmPit(kvm, flags);
+}
+
+// --- loading and scheduling -----------------------------------------------------------------------------------------
+
+/** vcpu_load: the thread's processor gets the vCPU's state. */
+export function vcpuLoad(vcpu: KvmVcpu): void {
+  kvmArchVcpuLoad(vcpu, vcpu.state.thread.cpu);
+}
+
+/** vcpu_put */
+export function vcpuPut(vcpu: KvmVcpu): void {
+  kvmArchVcpuPut(vcpu);
+}
+
+/**
+ * kvm_sched_in, the preempt notifier: the thread has a processor again, perhaps another one. Inside the guest nothing was
+ * put away, so there is only the processor to make the running one.
+ */
+export function kvmSchedIn(vcpu: KvmVcpu, cpu: number): void {
+  if (vcpu.state.suspended === "guest") {
+    vcpu.cpu = vcpu.module.host.processors[vcpu.state.cpu];
+    vcpu.module.host.activate(vcpu.state.cpu);
+    return;
+  }
+  kvmArchVcpuLoad(vcpu, cpu);
+  if (!vcpu.arch.guestFpuLoaded) kvmLoadGuestFpu(vcpu);
+}
+
+/** kvm_sched_out: the thread gives up its processor in the kernel. */
+export function kvmSchedOut(vcpu: KvmVcpu): void {
+  if (vcpu.state.suspended === "guest") return;
+  kvmPutGuestFpu(vcpu);
+  kvmArchVcpuPut(vcpu);
+}
+
+// --- kicks ------------------------------------------------------------------------------------------------------------
+
+/** kvm_vcpu_wake_up: a blocked vCPU looks again at its next turn. @returns whether it was blocked */
+export function kvmVcpuWakeUp(vcpu: KvmVcpu): boolean {
+  return vcpu.state.suspended === "block" || vcpu.state.suspended === "block-uninitialized";
+}
+
+/** kvm_vcpu_kick: a vCPU inside the guest leaves it (reschedule IPI), a blocked one wakes up. */
+export function kvmVcpuKick(vcpu: KvmVcpu): void {
+  if (kvmVcpuWakeUp(vcpu)) return;
+  if (vcpu.state.mode !== VcpuMode.IN_GUEST_MODE) return;
+  vcpu.state.mode = VcpuMode.EXITING_GUEST_MODE;
+  const { host } = vcpu.module;
+  host.interrupts[vcpu.state.cpu].raise(HostVector.RESCHEDULE);
+  host.processors[vcpu.state.cpu].attention();
+}
+
+// --- blocking -----------------------------------------------------------------------------------------------------------
+
+/** kvm_cpu_has_pending_timer: the chip delivers its own timer's interrupts, so none waits outside it. */
+const kvmCpuHasPendingTimer = (_vcpu: KvmVcpu): boolean => false;
+
+/** kvm_vcpu_check_block. @returns -EINTR when the vCPU has a reason to go on */
+export function kvmVcpuCheckBlock(vcpu: KvmVcpu): number {
+  const { thread } = vcpu.state;
+  if (kvmArchVcpuRunnable(vcpu) || kvmCpuHasPendingTimer(vcpu)) return -Errno.EINTR;
+  if (thread.signalPending || thread.notifySignal) return -Errno.EINTR;
+  if (kvmCheckRequest(KvmReq.UNBLOCK, vcpu)) return -Errno.EINTR;
+  return 0;
+}
+
+/** kvm_vcpu_block. @returns 0 when there is a reason to go on, KVM_RUN_YIELD while the thread sleeps */
+export function kvmVcpuBlock(vcpu: KvmVcpu): number {
+  vcpu.stat.blocking = 1;
+  if (kvmVcpuCheckBlock(vcpu) === 0) {
+    if (vcpu.state.suspended === null) vcpu.state.suspended = "block";
+    return KVM_RUN_YIELD;
+  }
+  if (vcpu.state.suspended !== null) vcpu.stat.halt_wakeup++;
+  vcpu.stat.blocking = 0;
+  vcpu.state.suspended = null;
+  return 0;
+}
+
+/**
+ * kvm_vcpu_halt: polls for a while, then blocks. Polling passes no virtual time here: once the vCPU goes on, the length of
+ * the halt tells whether polling would have caught its end, and the statistics and the window follow from that.
+ */
+export function kvmVcpuHalt(vcpu: KvmVcpu): number {
+  const { stat, module } = vcpu;
+  const { clock } = module.host;
+  const window = Math.min(vcpu.state.haltPollNs, module.params.halt_poll_ns);
+  if (vcpu.state.suspended === null) {
+    vcpu.state.haltStart = clock.now;
+    if (window > 0) stat.halt_attempted_poll++;
+  }
+  if (kvmVcpuBlock(vcpu) === KVM_RUN_YIELD) return KVM_RUN_YIELD;
+  const haltNs = clock.now - vcpu.state.haltStart;
+  const polled = window > 0 && haltNs <= window;
+  if (polled) {
+    stat.halt_successful_poll++;
+    stat.halt_poll_success_ns += haltNs;
+    if (!kvmArchVcpuRunnable(vcpu)) stat.halt_poll_invalid++;
+  } else {
+    if (window > 0) stat.halt_poll_fail_ns += window;
+    stat.halt_wait_ns += haltNs - window;
+  }
+  adjustHaltPoll(vcpu, haltNs, polled);
+  return 0;
+}
+
+/** grow_halt_poll_ns and shrink_halt_poll_ns, by how long the halt was. */
+function adjustHaltPoll(vcpu: KvmVcpu, haltNs: number, polled: boolean): void {
+  const { halt_poll_ns, halt_poll_ns_grow, halt_poll_ns_grow_start, halt_poll_ns_shrink } = vcpu.module.params;
+  if (halt_poll_ns === 0) {
+    vcpu.state.haltPollNs = 0;
+    return;
+  }
+  if (polled) return;
+  const { haltPollNs } = vcpu.state;
+  if (haltPollNs > 0 && haltNs > halt_poll_ns) {
+    vcpu.state.haltPollNs = halt_poll_ns_shrink === 0 ? 0 : Math.floor(haltPollNs / halt_poll_ns_shrink);
+  } else if (haltPollNs < halt_poll_ns && haltNs < halt_poll_ns && halt_poll_ns_grow > 0) {
+    vcpu.state.haltPollNs = Math.min(Math.max(haltPollNs * halt_poll_ns_grow, halt_poll_ns_grow_start), halt_poll_ns);
+  }
+}
+
