@@ -1,5 +1,4 @@
 /** The `hyperstep` command: chooses what to do and turns errors into messages and exit statuses. */
-import { runAdapter } from "../debug-adapter/serve";
 import { MachineError } from "../engine/machine/config";
 import { run } from "./run";
 import { EXIT_STATUS, USAGE, UsageError } from "./usage";
@@ -12,8 +11,11 @@ export async function command(args: readonly string[], version: string): Promise
       case "run":
         if (rest.includes("--help") || rest.includes("-h")) return say(USAGE);
         return await run(rest);
-      case "dap":
+      case "dap": {
+        // The adapter with its disassembler is large; a plain run does without.
+        const { runAdapter } = await import("../debug-adapter/serve");
         return await runAdapter(rest);
+      }
       case "--help":
       case "-h":
       case "help":

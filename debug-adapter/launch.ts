@@ -37,8 +37,8 @@ export interface LaunchConfiguration {
 const COMMON = ["type", "request", "name", "noDebug", "preLaunchTask", "postDebugTask", "internalConsoleOptions"];
 const COMMON_MORE = ["presentation", "debugServer", "serverReadyAction", "suppressMultipleSessionWarning", "restart"];
 const DEFAULT_MEMORY = 256 * 1024 * 1024;
-/** The machine chooses its default processor. */
-const DEFAULT_CPU = "default";
+/** The engine chooses its default processor. */
+const DEFAULT_CPU = "";
 
 const isCommon = (key: string): boolean =>
   key.startsWith("__") || key.startsWith("$") || COMMON.includes(key) || COMMON_MORE.includes(key);

@@ -24,8 +24,8 @@ interface Script {
 
 /** Storeys whose frames tell the story of an exit. */
 const MODEL = /^engine\/(kvm|machine|devices|cpu\/vmx|cpu\/svm)\//;
-/** The machine's own tracer stands between the model and the debugger; it is no part of the story. */
-const TRACER = "engine/machine/create.ts";
+/** Innermost functions that only tell of an event stand between the model and the debugger: they are no part of the story. */
+const TELLER = /^(hit|tell|trace([A-Z]\w*)?)$/;
 const decoder = new TextDecoder();
 
 export class ModelSources {
@@ -38,8 +38,9 @@ export class ModelSources {
 
   /** The frames that belong to the model, innermost first. */
   async map(frames: readonly ModelFrame[]): Promise<MappedFrame[]> {
-    const mapped = await Promise.all(frames.map((f) => this.mapOne(f)));
-    return mapped.filter((f) => f !== undefined);
+    const mapped = (await Promise.all(frames.map((f) => this.mapOne(f)))).filter((f) => f !== undefined);
+    const first = mapped.findIndex((f) => !TELLER.test(f.name));
+    return first < 0 ? mapped : mapped.slice(first);
   }
 
   private async mapOne(frame: ModelFrame): Promise<MappedFrame | undefined> {
@@ -48,7 +49,7 @@ export class ModelSources {
     const found = originalPositionFor(script.map, { line: frame.line, column: Math.max(0, frame.column - 1) });
     if (found.source === null || found.line === null) return undefined;
     const file = projectPath(found.source);
-    if (!MODEL.test(file) || (file === TRACER && frame.functionName === "hit")) return undefined;
+    if (!MODEL.test(file)) return undefined;
     const source = await this.source(script, found.source, file);
     return { name: frame.functionName, file, line: found.line, column: (found.column ?? 0) + 1, source };
   }

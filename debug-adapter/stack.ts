@@ -1,9 +1,8 @@
 /**
  * Call stacks. Innermost first: when the machine is stopped inside a VM exit, the real frames of the KVM model that handles
- * it, a label, and then the guest's own frames, found by frame pointer with help from the stack's return addresses.
+ * it, a label, and then the guest's own frames.
  */
 import type { DebugProtocol } from "@vscode/debugprotocol";
-import type { CodeContext } from "../engine/debug/api";
 import { type Handlers, type SessionContext, threadOf, vcpuOf } from "./context";
 import { codeAddress } from "./disassembly";
 import { hex } from "./format";
@@ -19,17 +18,9 @@ export interface FrameInfo {
   readonly linear?: bigint;
 }
 
-interface GuestFrame {
-  readonly linear: bigint;
-  /** Found on the stack: the address is the one behind the call. */
-  readonly isReturn: boolean;
-}
-
 const MAX_FRAMES = 256;
 /** Guest frames that get a listing to show. */
 const MAX_LISTED = 16;
-const MAX_FRAME_SIZE = 1n << 20n;
-const PUSH_RBP = 0x55;
 
 export class Stack {
   private frames = new Map<number, FrameInfo>();
@@ -97,7 +88,7 @@ export class Stack {
     const { stop, engine } = this.session;
     const context = await engine.request("codeContext", { vcpu });
     const inModel = stop?.vcpu === vcpu ? await this.sources.map(stop.modelFrames) : [];
-    const guest = await this.unwind(vcpu, context);
+    const { frames: guest } = await engine.request("unwind", { vcpu, limit: MAX_FRAMES });
     const frames = inModel.map((frame) => this.modelFrame(vcpu, frame));
     if (stop && stop.vcpu === vcpu && stop.traceKind !== 0)
       frames.push({
@@ -110,7 +101,7 @@ export class Stack {
     for (const [i, frame] of guest.entries()) {
       const place = i < MAX_LISTED ? await this.listings.place(frame.linear, context) : undefined;
       frames.push({
-        ...this.guestFrame(vcpu, frame),
+        ...this.guestFrame(vcpu, frame.linear, frame.slot !== null),
         ...(place ? { source: place.source, line: this.lineOut(place.line) } : {}),
       });
     }
@@ -138,7 +129,7 @@ export class Stack {
     };
   }
 
-  private guestFrame(vcpu: number, { linear, isReturn }: GuestFrame): DebugProtocol.StackFrame {
+  private guestFrame(vcpu: number, linear: bigint, isReturn: boolean): DebugProtocol.StackFrame {
     // A call at a function's very end returns behind it: name the frame by the call.
     const named = this.session.symbols.describe(isReturn ? linear - 1n : linear);
     const exact = isReturn ? this.session.symbols.describe(linear) : named;
@@ -150,60 +141,5 @@ export class Stack {
       instructionPointerReference: codeAddress(linear),
       presentationHint: "normal",
     };
-  }
-
-  /** Guest frames by the chain of frame pointers; the first step also knows functions that have not made their frame yet. */
-  private async unwind(vcpu: number, context: CodeContext): Promise<GuestFrame[]> {
-    const frames: GuestFrame[] = [{ linear: context.linear, isReturn: false }];
-    const size = context.bits / 8;
-    const word = (address: bigint): Promise<bigint | undefined> =>
-      this.memory.integer({ space: "gva", address }, size, vcpu);
-    const codeOf = (offset: bigint): bigint => (context.bits === 64 ? offset : context.csBase + offset);
-    const early = await this.frameless(vcpu, context, size);
-    if (early !== undefined) {
-      const back = await word(early);
-      if (back !== undefined && back !== 0n && (await this.isCode(vcpu, codeOf(back))))
-        frames.push({ linear: codeOf(back), isReturn: true });
-    }
-    let frame = context.frame;
-    let floor = context.stack;
-    while (frames.length < MAX_FRAMES) {
-      if (frame < floor || frame - floor > MAX_FRAME_SIZE || frame % BigInt(size === 8 ? 8 : 2) !== 0n) break;
-      const [next, back] = [await word(frame), await word(frame + BigInt(size))];
-      if (next === undefined || back === undefined || back === 0n || !(await this.isCode(vcpu, codeOf(back)))) break;
-      frames.push({ linear: codeOf(back), isReturn: true });
-      floor = frame + 1n;
-      frame = context.ssBase + next;
-    }
-    return frames;
-  }
-
-  /** Stack slot of the return address while the function at RIP has not pushed its frame pointer yet, or is leaving. */
-  private async frameless(vcpu: number, context: CodeContext, size: number): Promise<bigint | undefined> {
-    const { linear, stack } = context;
-    const code = await this.memory.read({ space: "gva", address: linear }, 4, vcpu);
-    if (code.length === 0) return undefined;
-    const here = this.session.symbols.at(linear);
-    const atStart = here?.offset === 0n && here.symbol.kind === "function";
-    const endbr = code[0] === 0xf3 && code[1] === 0x0f && code[2] === 0x1e;
-    if (code[0] === PUSH_RBP || endbr || atStart || code[0] === 0xc3 || code[0] === 0xc2) return stack;
-    const before =
-      linear > 0n ? await this.memory.read({ space: "gva", address: linear - 1n }, 1, vcpu) : new Uint8Array(0);
-    const moves = (code[0] === 0x48 && code[1] === 0x89 && code[2] === 0xe5) || (code[0] === 0x89 && code[1] === 0xe5);
-    return before[0] === PUSH_RBP && moves ? stack + BigInt(size) : undefined;
-  }
-
-  /** A plausible return address: mapped, and behind something that can be a call. */
-  private async isCode(vcpu: number, linear: bigint): Promise<boolean> {
-    if (linear < 8n) return false;
-    const bytes = await this.memory.read({ space: "gva", address: linear - 8n }, 9, vcpu);
-    if (bytes.length < 9) return false;
-    if (bytes[3] === 0xe8 || bytes[5] === 0xe8 || bytes[3] === 0x9a || bytes[1] === 0x9a) return true;
-    for (let length = 2; length <= 8; length++) {
-      const opcode = bytes[8 - length];
-      const reg = (bytes[9 - length] >> 3) & 7;
-      if (opcode === 0xff && (reg === 2 || reg === 3)) return true;
-    }
-    return false;
   }
 }

@@ -1,36 +1,34 @@
-// `npm test`: everything that needs nothing but Node and npm.
+// `npm test`: everything that needs nothing but Node and npm. The last line is "N passed, N failed"; each check before the
+// tests counts as one.
 import { join } from "node:path";
 import { ensureDependencies, root } from "./lib/dependencies.mjs";
 import { CommandError, run } from "./lib/run.mjs";
+import { runSuite, suiteProgram } from "./lib/suite.mjs";
 
-/** Steps by title; each is a program of node_modules or of this folder, run with this Node. */
+/** Checks by title; each is a program of node_modules or of this folder, run with this Node. */
 const bin = join(root, "node_modules");
-const steps = [
+/** @type {readonly [string, readonly string[]][]} */
+const checks = [
   ["types", [join(bin, "typescript", "bin", "tsc"), "--noEmit"]],
-  ["style", [join(bin, "@biomejs", "biome", "bin", "biome"), "check", "."]],
+  ["style", [join(bin, "@biomejs", "biome", "bin", "biome"), "check", "--max-diagnostics=50", "."]],
   ["imports", [join(root, "scripts", "check-imports.mjs")]],
   ["bundles", [join(root, "scripts", "build.mjs")]],
-  ["tests", [join(bin, "vitest", "vitest.mjs"), "run", ...process.argv.slice(2)]],
 ];
 
-try {
+await suiteProgram(async () => {
   await ensureDependencies();
-} catch (error) {
-  console.error(error instanceof Error ? error.message : error);
-  process.exit(1);
-}
-
-const failed = [];
-for (const [title, args] of steps) {
-  console.log(`\n== ${title}`);
-  try {
-    await run(process.execPath, /** @type {string[]} */ (args), { cwd: root });
-  } catch (error) {
-    if (!(error instanceof CommandError)) throw error;
-    failed.push(title);
+  const failures = [];
+  for (const [title, args] of checks) {
+    console.log(`\n== ${title}`);
+    try {
+      await run(process.execPath, args, { cwd: root });
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
+      failures.push(title);
+    }
   }
-}
-if (failed.length > 0) {
-  console.error(`\nfailed: ${failed.join(", ")}`);
-  process.exit(1);
-}
+  console.log("\n== tests");
+  const { passed, failed } = await runSuite("vitest.config.mjs", process.argv.slice(2));
+  if (failures.length > 0) console.error(`failed before the tests: ${failures.join(", ")}`);
+  return { passed: passed + checks.length - failures.length, failed: failed + failures.length };
+});

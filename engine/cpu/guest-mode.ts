@@ -22,6 +22,13 @@ export type CrAccess = "mov-to" | "mov-from" | "clts" | "lmsw" | "smsw";
 export interface GuestMode {
   readonly kind: "vmx" | "svm";
 
+  /**
+   * Takes the VM exit of an instruction that exits before any fault of its own, without throwing: the run loop may ask
+   * this before it calls the instruction's handler, to whom everything else is left. RIP is at the instruction.
+   * @param mnemonic as in isa/opcodes.ts
+   * @returns true when the exit was taken; the processor is in the host then
+   */
+  takeEarlyExit?(mnemonic: string, instruction: Instruction): boolean;
   /** @param linear effective linear address of the memory operand, where the instruction has one */
   interceptInstruction(what: SimpleIntercept, instruction: Instruction, linear?: bigint): void;
   /**

@@ -111,6 +111,8 @@ export class Processor implements Cpu {
   /** Budget of the present stay in generated code, and how much of it the clock knows of. */
   private sliceBudget = 0;
   private accounted = 0;
+  /** A VM exit has been taken since the run loop last looked. */
+  private exitTaken = false;
   /** The last system instruction that ran. */
   private lastMnemonic = "";
 
@@ -173,6 +175,10 @@ export class Processor implements Cpu {
         this.step(budget);
       } catch (e) {
         if (!(e instanceof VmExitTaken)) throw e;
+        this.exitTaken = true;
+      }
+      if (this.exitTaken) {
+        this.exitTaken = false;
         this.wantsAttention = true;
         if (this.own.hostIsModel) return RunExit.VM_EXIT;
       }
@@ -260,6 +266,8 @@ export class Processor implements Cpu {
         case ExitStatus.SLOW:
           this.slowRoad(this.instructionRecord());
           if (this.wantsAttention || state.u32(Off.STATUS) !== ExitStatus.BUDGET) return;
+          // A device may have scheduled something before the budget's end.
+          if (this.clock.instructionsToNextEvent() < end - this.own.retired) return;
           break;
         case ExitStatus.BREAK:
           if (!this.breakHit()) return;
@@ -328,13 +336,24 @@ export class Processor implements Cpu {
       const instruction = this.store.instructions[index];
       const { mnemonic } = OPCODES[instruction.opcode];
       this.lastMnemonic = mnemonic;
+      if (this.guest?.takeEarlyExit?.(mnemonic, instruction)) {
+        this.exitTaken = true;
+        this.wantsAttention = true;
+        state.setU32(Off.STATUS, ExitStatus.ATTENTION);
+        return 1;
+      }
       const handler = systemHandlers[mnemonic];
       if (!handler) throw new CpuFault(Vector.UD);
       const next = handler(this, instruction);
       const shadow = state.u32(Off.INHIBIT) & SHADOW;
       if (next === Next.SEQUENTIAL && !this.wantsAttention && generation === this.store.generation && shadow === 0) {
-        state.setU32(Off.BUDGET, state.u32(Off.BUDGET) - 1);
-        return 0;
+        const left = state.u32(Off.BUDGET) - 1;
+        state.setU32(Off.BUDGET, left);
+        // A device may have scheduled something before the budget's end: then the next instruction is for the run loop.
+        if (this.clock.instructionsToNextEvent() > left) return 0;
+        this.advance(instruction.length);
+        state.setU32(Off.STATUS, ExitStatus.ATTENTION);
+        return 1;
       }
       if (next === Next.SEQUENTIAL || next === Next.ATTENTION) this.advance(instruction.length);
     } catch (e) {

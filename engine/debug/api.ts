@@ -18,6 +18,7 @@ export interface LaunchRequest {
   readonly accel: Accel;
   readonly memory: number;
   readonly smp: number;
+  /** Processor model; empty for the default one. */
   readonly cpu: string;
   readonly image: { readonly name: string; readonly bytes: Uint8Array };
   readonly initrd?: { readonly name: string; readonly bytes: Uint8Array };
@@ -177,6 +178,11 @@ export interface EngineRequests {
   };
   /** Code mode of the vCPU, for disassembly: 16, 32 or 64, and the linear address of CS:RIP. */
   codeContext: { request: { readonly vcpu: number }; response: CodeContext };
+  /** Guest frames, innermost first: addresses of the next instruction of each. */
+  unwind: {
+    request: { readonly vcpu: number; readonly limit: number };
+    response: { readonly frames: readonly { readonly linear: bigint; readonly slot: bigint | null }[] };
+  };
   /** Every vCPU at a glance, for the threads view. */
   vcpus: { request: Record<string, never>; response: { readonly list: readonly VcpuSummary[] } };
   setSymbols: {

@@ -76,7 +76,7 @@ const scratch = newInstruction();
 const MAX_LENGTH = 15;
 
 /** Offset of the opcode byte behind legacy and REX prefixes. */
-function opcodeOffset(bytes: Uint8Array, bits: 16 | 32 | 64): number {
+export function opcodeOffset(bytes: Uint8Array, bits: 16 | 32 | 64): number {
   let i = 0;
   while (i < bytes.length && [0x66, 0x67, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65, 0xf0, 0xf2, 0xf3].includes(bytes[i])) i++;
   if (bits === 64 && i < bytes.length && bytes[i] >> 4 === 4) i++;
@@ -105,22 +105,6 @@ export function classify(bytes: Uint8Array, bits: 16 | 32 | 64): CodeAt | undefi
   const returns = call || interrupt || syscall || opcode === 0xf4 || (repeated && isString(opcode));
   const isReturn = [0xc2, 0xc3, 0xca, 0xcb, 0xcf].includes(opcode);
   return { length, returns, isReturn };
-}
-
-/** Whether a CALL ends right before `linear`: such an address on a stack is a return address. */
-export function followsCall(machine: Machine, vcpu: number, linear: bigint, bits: 16 | 32 | 64): boolean {
-  for (const length of [5, 2, 3, 6, 7, 4, 8]) {
-    const start = linear - BigInt(length);
-    if (start < 0n) continue;
-    const bytes = machine.readMemory("gva", vcpu, start, length);
-    if (bytes.length < length) continue;
-    const at = opcodeOffset(bytes, bits);
-    const opcode = bytes[at];
-    const reg = (bytes[at + 1] >> 3) & 7;
-    if (opcode !== 0xe8 && opcode !== 0x9a && !(opcode === 0xff && (reg === 2 || reg === 3))) continue;
-    if (decode(bytes, 0, length, bits, scratch) === length) return true;
-  }
-  return false;
 }
 
 /** Reads an unsigned little-endian integer at a linear address, or undefined where nothing is mapped. */
@@ -164,47 +148,4 @@ export function vectorTarget(machine: Machine, vcpu: number, vector: number): bi
   if (descriptor === undefined) return undefined;
   const base = ((descriptor >> 16n) & 0xff_ffffn) | ((descriptor >> 32n) & 0xff00_0000n);
   return (base + offset) & MASK[32];
-}
-
-/**
- * Where the current function returns to, and the address of the stack slot that says so: by the frame pointer when it
- * holds a frame, otherwise the first slot from the stack pointer on that points behind a CALL.
- */
-export function returnAddress(machine: Machine, vcpu: number): { linear: bigint; slot: bigint } | undefined {
-  const context = codeContext(machine.vcpus[vcpu]);
-  const size = context.bits / 8;
-  const linearOf = (offset: bigint): bigint => (context.bits === 64 ? offset : context.csBase + offset);
-  const candidate = (slot: bigint): { linear: bigint; slot: bigint } | undefined => {
-    const value = readInteger(machine, vcpu, slot, size);
-    if (value === undefined || value === 0n) return undefined;
-    const linear = linearOf(value);
-    return followsCall(machine, vcpu, linear, context.bits) ? { linear, slot } : undefined;
-  };
-  const here = instructionAt(machine, vcpu, context.linear, context.bits);
-  if (here?.isReturn) return candidate(context.stack);
-  // At a function's first instructions (PUSH rBP; MOV rBP, rSP) the frame pointer is still the caller's.
-  const code = machine.readMemory("gva", vcpu, context.linear, 3);
-  if (code[0] === 0x55) return candidate(context.stack) ?? framed(context, candidate, size);
-  const before = machine.readMemory("gva", vcpu, context.linear - 1n, 1);
-  const movesFrame =
-    (code[0] === 0x48 && code[1] === 0x89 && code[2] === 0xe5) || (code[0] === 0x89 && code[1] === 0xe5);
-  if (before[0] === 0x55 && movesFrame) return candidate(context.stack + BigInt(size));
-  return framed(context, candidate, size) ?? scan(context.stack, size, candidate);
-}
-
-const MAX_FRAME = 1n << 20n;
-const SCAN_SLOTS = 256;
-
-function framed<T>(context: CodeContext, candidate: (slot: bigint) => T | undefined, size: number): T | undefined {
-  const { frame, stack } = context;
-  if (frame < stack || frame - stack > MAX_FRAME) return undefined;
-  return candidate(frame + BigInt(size));
-}
-
-function scan<T>(stack: bigint, size: number, candidate: (slot: bigint) => T | undefined): T | undefined {
-  for (let i = 0; i < SCAN_SLOTS; i++) {
-    const found = candidate(stack + BigInt(i * size));
-    if (found) return found;
-  }
-  return undefined;
 }

@@ -28,9 +28,11 @@ import { fieldWidthBits, MachineScope } from "./names";
 import type { CommandPump } from "./pump";
 import { type Decision, Stops } from "./stops";
 import { type EngineSymbol, SymbolIndex } from "./symbols";
+import { unwind } from "./unwind";
 
 /** Instructions between two looks at the commands: a few milliseconds of real time. */
 const SLICE = 200_000;
+const MAX_FRAMES = 1000;
 const MAX_READ = 1 << 24;
 /** Bytes of serial output gathered before they are sent within a slice. */
 const MAX_SERIAL = 1 << 16;
@@ -245,8 +247,12 @@ export class EngineHost {
       serialOutput: (port, bytes) => this.onSerial(port, bytes),
     });
     this.machine = machine;
+    const host = this;
     this.stops = new Stops({
       machine,
+      get symbols() {
+        return host.symbols;
+      },
       log: (text) => this.event({ event: "log", text }),
       scope: (vcpu, point) => this.scope(vcpu, point),
       armedChanged: () => {
@@ -351,6 +357,9 @@ export class EngineHost {
       evaluate: (request) => this.evaluate(request),
       completions: ({ vcpu, text }) => ({ items: this.scope(vcpu, this.point).completions(text) }),
       codeContext: ({ vcpu }) => codeContext(this.vcpu(vcpu)),
+      unwind: ({ vcpu, limit }) => ({
+        frames: unwind(this.live, this.vcpu(vcpu).index, this.symbols, Math.min(limit, MAX_FRAMES)),
+      }),
       vcpus: () => ({
         list: this.live.vcpus.map((view) => {
           const { linear, mode } = codeContext(view);

@@ -13,7 +13,9 @@
 import type { Machine } from "../machine/machine";
 import { TraceKind, type TracePoint } from "../trace";
 import type { Resume } from "./api";
-import { codeContext, instructionAt, returnAddress, vectorTarget } from "./code";
+import { codeContext, instructionAt, vectorTarget } from "./code";
+import type { SymbolIndex } from "./symbols";
+import { unwind } from "./unwind";
 
 /** The stages of a VM exit. */
 export const EXIT_STAGES =
@@ -42,6 +44,7 @@ interface Goal {
 
 export interface StepEnvironment {
   readonly machine: Machine;
+  readonly symbols: SymbolIndex;
   /** Tells that the goal changed, so that the temporary breakpoint moves. */
   goalChanged(): void;
 }
@@ -90,8 +93,9 @@ export class Step {
       return;
     }
     if (resume.kind === "stepOut") {
-      const back = returnAddress(machine, resume.vcpu);
-      if (!back) throw new Error("no return address was found on the stack: step over or set a breakpoint instead");
+      const back = unwind(machine, resume.vcpu, environment.symbols, 2)[1];
+      if (!back || back.slot === null)
+        throw new Error("no return address was found on the stack: step over or set a breakpoint instead");
       this.within = true;
       this.setGoal({ linear: back.linear, stack: back.slot + 1n });
       return;

@@ -9,9 +9,11 @@ import { codeContext } from "./code";
 import type { Scope } from "./evaluate";
 import { Step } from "./stepping";
 import { StopPoints, type Verdict } from "./stop-points";
+import type { SymbolIndex } from "./symbols";
 
 export interface StopEnvironment {
   readonly machine: Machine;
+  readonly symbols: SymbolIndex;
   log(text: string): void;
   scope(vcpu: number, point: TracePoint | null): Scope;
   /** The set of trace kinds to listen to has changed. */
@@ -72,8 +74,8 @@ export class Stops {
     const view = this.environment.machine.vcpus[vcpu];
     this.left = resume.kind === "start" ? null : { vcpu, linear: codeContext(view).linear, retired: view.retired };
     if (resume.kind !== "continue" && resume.kind !== "start") {
-      const { machine } = this.environment;
-      this.step = new Step({ machine, goalChanged: () => this.goalChanged() }, resume, at);
+      const { machine, symbols } = this.environment;
+      this.step = new Step({ machine, symbols, goalChanged: () => this.goalChanged() }, resume, at);
       this.goalChanged();
     }
     this.environment.armedChanged();

@@ -3,9 +3,10 @@
  * side bumps the shared counter and notifies, so that a thread asleep inside a trace point wakes up and takes it.
  */
 import { type MessagePort, receiveMessageOnPort, workerData } from "node:worker_threads";
-import { createMachine } from "../machine/create";
+
 import type { FromEngine, ToEngine } from "./api";
 import { EngineHost } from "./engine-host";
+import { launchMachine } from "./launch-machine";
 import type { CommandPump } from "./pump";
 
 interface WorkerData {
@@ -49,5 +50,5 @@ class NodePump implements CommandPump {
 }
 
 const { port, signal } = workerData as WorkerData;
-new EngineHost((message: FromEngine) => port.postMessage(message), new NodePump(port, signal), createMachine).serve();
+new EngineHost((message: FromEngine) => port.postMessage(message), new NodePump(port, signal), launchMachine).serve();
 port.close();

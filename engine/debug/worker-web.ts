@@ -5,9 +5,10 @@
  * Without shared memory the thread cannot sleep inside a trace point: then the machine runs in slices from the worker's
  * event loop, stops take effect at slice tops, and the first log line says so.
  */
-import { createMachine } from "../machine/create";
+
 import type { FromEngine, ToEngine } from "./api";
 import { EngineHost } from "./engine-host";
+import { launchMachine } from "./launch-machine";
 import { type CommandPump, SharedRing } from "./pump";
 
 /** What the page sends first. */
@@ -55,7 +56,7 @@ class QueuePump implements CommandPump {
 }
 
 function serveFromRing(ring: SharedRing): void {
-  const host = new EngineHost(post, new RingPump(ring), createMachine);
+  const host = new EngineHost(post, new RingPump(ring), launchMachine);
   worker.onmessage = ({ data }) => {
     host.command(data as ToEngine);
     host.serve();
@@ -69,7 +70,7 @@ function serveFromEvents(): void {
     text: "This page is not cross-origin isolated: the guest stops at the end of a slice, not at the exact place.",
   });
   const pump = new QueuePump();
-  const host = new EngineHost(post, pump, createMachine);
+  const host = new EngineHost(post, pump, launchMachine);
   const turn = new MessageChannel();
   const go = (): void => {
     if (host.running) {

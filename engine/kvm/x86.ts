@@ -14,7 +14,7 @@ import { HostVector, localIrqEnable, rdtsc } from "./hostKernel";
 import { kvmCpuHasExtint, lapicInKernel, picInKernel } from "./irq";
 import { kvmGetRflags } from "./kvmCacheRegs";
 import { kvmApicAcceptEvents, kvmGetApicBase, kvmLapicEnabled } from "./lapic";
-import { kvmSchedIn, kvmVcpuBlock, kvmVcpuHalt, vcpuLoad, vcpuPut } from "./kvmMain";
+import { kvmSchedIn, kvmSchedOut, kvmVcpuBlock, kvmVcpuHalt, vcpuLoad, vcpuPut } from "./kvmMain";
 import { kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload } from "./mmu/mmu";
 import { KvmReq, kvmCheckRequest, kvmClearRequest, kvmMakeRequest, kvmRequestPending } from "./requests";
 import { type KvmVcpu, VcpuMode } from "./types";
@@ -296,14 +296,19 @@ function storeRegs(vcpu: KvmVcpu): void {
 export function kvmArchVcpuIoctlRun(vcpu: KvmVcpu): number {
   if (vcpu.state.suspended !== null) {
     kvmSchedIn(vcpu, vcpu.state.thread.cpu);
-    const r = vcpu.state.suspended === "block-uninitialized" ? runUninitialized(vcpu) : vcpuRun(vcpu);
-    return r === KVM_RUN_YIELD ? r : finishRun(vcpu, r);
+    return endRun(vcpu, vcpu.state.suspended === "block-uninitialized" ? runUninitialized(vcpu) : vcpuRun(vcpu));
   }
   vcpuLoad(vcpu);
   vcpu.run.flags = 0;
   kvmLoadGuestFpu(vcpu);
-  const r = startRun(vcpu);
-  return r === KVM_RUN_YIELD ? r : finishRun(vcpu, r);
+  return endRun(vcpu, startRun(vcpu));
+}
+
+/** Back to userspace, or off the processor while the thread sleeps or another one runs (the preempt notifier). */
+function endRun(vcpu: KvmVcpu, r: number): number {
+  if (r !== KVM_RUN_YIELD) return finishRun(vcpu, r);
+  kvmSchedOut(vcpu);
+  return r;
 }
 
 /** A vCPU that waits for its SIPI: nothing runs until it comes. */

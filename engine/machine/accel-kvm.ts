@@ -3,6 +3,7 @@
  * controllers and timer are the kernel's; vCPU threads take turns.
  */
 import type { Bus, Watchpoint } from "../cpu/cpu";
+import type { SavedProcessors } from "../cpu/engine";
 import { exitReasonName } from "../cpu/vmx/exit-reasons";
 import type { Stateful } from "../devices/chip";
 import { openDevKvm } from "../kvm/fds";
@@ -31,7 +32,7 @@ interface TurnState {
 }
 
 interface SavedKvm {
-  readonly engine: unknown;
+  readonly engine: SavedProcessors;
   readonly memory: SavedMemory;
 }
 
@@ -255,7 +256,10 @@ export class KvmAccelerator implements Accelerator {
   }
 
   hash(into: StateHash): void {
-    for (const cpu of this.host.processors) hashBlock(cpu.state, into);
+    for (const cpu of this.host.processors) {
+      hashBlock(cpu.state, into);
+      into.data(cpu.vmx.state);
+    }
     hashMemory(this.host.memory, into);
   }
 

@@ -4,7 +4,8 @@
  */
 import type { Bus, Cpu, InterruptPort, Watchpoint } from "../cpu/cpu";
 import { RunExit } from "../cpu/cpu";
-import { CpuEngine } from "../cpu/engine";
+import { CpuEngine, type SavedProcessors } from "../cpu/engine";
+import type { Processor } from "../cpu/processor";
 import { cpuRegisterFile } from "../cpu/register-file";
 import { Activity, Off, Rflags } from "../cpu/state";
 import { cr4Allowed } from "../cpu/system/control-registers";
@@ -22,7 +23,7 @@ import type { Accelerator, AccelOutside } from "./accel";
 import { modelOf } from "./cpuid";
 import { DeviceBus } from "./device-bus";
 import { applyEntryState, type EntryState } from "./entry-state";
-import { hashBlock, hashMemory, loadBlock, loadMemory, type SavedMemory, saveBlock, saveMemory } from "./host-state";
+import { hashBlock, hashMemory, loadMemory, type SavedMemory, saveMemory } from "./host-state";
 import type { AddressSpace, VcpuView } from "./machine";
 import { GuestMemory, ramRanges } from "./memory-map";
 import type { PcBoard } from "./pc";
@@ -39,9 +40,8 @@ interface TurnState {
 }
 
 interface SavedNone {
-  readonly blocks: readonly Uint8Array[];
+  readonly processors: SavedProcessors;
   readonly memory: SavedMemory;
-  readonly retired: readonly number[];
 }
 
 /** INTR of one processor: its local APIC, and the 8259s behind the boot processor's LINT0. */
@@ -83,7 +83,7 @@ export class NoAccelerator implements Accelerator {
   readonly parts: Record<string, Stateful<unknown>>;
   private readonly memory: PhysicalMemory;
   private readonly engine: CpuEngine;
-  private readonly cpus: Cpu[] = [];
+  private readonly cpus: Processor[] = [];
   private readonly apics: LocalApic[] = [];
   private readonly buses: DeviceBus[] = [];
   private readonly pic: I8259;
@@ -342,27 +342,21 @@ export class NoAccelerator implements Accelerator {
   }
 
   hash(into: StateHash): void {
-    for (const cpu of this.cpus) hashBlock(cpu.state, into);
+    for (const cpu of this.cpus) {
+      hashBlock(cpu.state, into);
+      into.data(cpu.vmx.state);
+    }
     hashMemory(this.memory, into);
   }
 
   save(): SavedNone {
-    return {
-      blocks: this.cpus.map((cpu) => saveBlock(cpu.state)),
-      memory: saveMemory(this.memory),
-      retired: this.cpus.map((cpu) => cpu.retired),
-    };
+    return { processors: this.engine.save(), memory: saveMemory(this.memory) };
   }
 
   load(saved: unknown): void {
-    const { blocks, memory } = saved as SavedNone;
+    const { processors, memory } = saved as SavedNone;
     loadMemory(this.memory, memory);
-    this.cpus.forEach((cpu, i) => {
-      loadBlock(cpu.state, blocks[i]);
-      this.asleep[i] = false;
-      cpu.code.flushEverything();
-      cpu.mmu.flushEverything();
-      cpu.contextChanged();
-    });
+    this.engine.load(processors);
+    this.asleep.fill(false);
   }
 }

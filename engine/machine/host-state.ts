@@ -2,7 +2,6 @@
 
 import { type CpuState, Off } from "../cpu/state";
 import type { StateHash } from "../memory/hash";
-import { CPU_BLOCK_SIZE } from "../memory/layout";
 import type { PhysicalMemory } from "../memory/physical";
 
 const PAGE = 4096;
@@ -60,14 +59,6 @@ export function hashMemory(memory: PhysicalMemory, into: StateHash): void {
     into.number(r.base);
     into.range(memory.i32, r.offset, r.size);
   }
-}
-
-export function saveBlock(state: CpuState): Uint8Array {
-  return state.u8.slice(state.base, state.base + CPU_BLOCK_SIZE);
-}
-
-export function loadBlock(state: CpuState, block: Uint8Array): void {
-  state.u8.set(block, state.base);
 }
 
 /**

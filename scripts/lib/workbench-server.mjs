@@ -55,6 +55,7 @@ export async function startWorkbench({ profile, folder, extensions, port, settin
   const text = JSON.stringify({ ...SETTINGS, ...settings }, null, 2);
   writeFileSync(join(userData, "User", "settings.json"), text);
   writeFileSync(join(home, "code-server.yaml"), "");
+  /** @type {NodeJS.ProcessEnv} */
   const env = { ...process.env, HOME: home, EXTENSIONS_GALLERY: "{}" };
   // code-server would listen where this says, whatever its command line does.
   delete env.PORT;

@@ -463,12 +463,17 @@ describe("listings: guest code without debugging information as a source", () =>
     readonly line: number;
   }
   const frame = async (c: Client): Promise<Frame> =>
-    (await c.request("stackTrace", { threadId: 1 })).stackFrames.find((f: { instructionPointerReference?: string }) => f.instructionPointerReference);
+    (await c.request("stackTrace", { threadId: 1 })).stackFrames.find(
+      (f: { instructionPointerReference?: string }) => f.instructionPointerReference,
+    );
 
   test("a guest frame has one, its line is the instruction's, and it stays the same document while stepping", async () => {
     const c = await stopped();
     const first = await frame(c);
-    const { content } = await c.request("source", { source: first.source, sourceReference: first.source.sourceReference });
+    const { content } = await c.request("source", {
+      source: first.source,
+      sourceReference: first.source.sourceReference,
+    });
     expect(content.split("\n")[first.line - 1]).toMatch(/^0x00001000 {2}e6 38 +out 0x38, al$/);
     await c.request("next", { threadId: 1 });
     await c.event("stopped");
@@ -485,7 +490,10 @@ describe("listings: guest code without debugging information as a source", () =>
     const locations = await c.request("breakpointLocations", { source, line, endLine: line + 2 });
     expect(locations.breakpoints.map((b: { line: number }) => b.line)).toEqual([line, line + 1, line + 2]);
     await c.request("continue", { threadId: 1 });
-    expect((await c.event("stopped")).body).toMatchObject({ reason: "breakpoint", hitBreakpointIds: [breakpoints[0].id] });
+    expect((await c.event("stopped")).body).toMatchObject({
+      reason: "breakpoint",
+      hitBreakpointIds: [breakpoints[0].id],
+    });
     const { targets } = await c.request("gotoTargets", { source, line });
     await c.request("goto", { threadId: 1, targetId: targets[0].id });
     expect((await c.event("stopped")).body.reason).toBe("goto");
@@ -495,8 +503,14 @@ describe("listings: guest code without debugging information as a source", () =>
 
   test("a breakpoint in a source without line information says what to do instead", async () => {
     const c = await stopped();
-    const { breakpoints } = await c.request("setBreakpoints", { source: { path: "/x/main.c" }, breakpoints: [{ line: 3 }] });
-    expect(breakpoints[0]).toMatchObject({ verified: false, message: expect.stringContaining("function or an instruction breakpoint") });
+    const { breakpoints } = await c.request("setBreakpoints", {
+      source: { path: "/x/main.c" },
+      breakpoints: [{ line: 3 }],
+    });
+    expect(breakpoints[0]).toMatchObject({
+      verified: false,
+      message: expect.stringContaining("function or an instruction breakpoint"),
+    });
   });
 });
 

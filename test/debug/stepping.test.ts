@@ -51,6 +51,47 @@ describe("stepping plain code", () => {
   });
 });
 
+describe("unwinding without frame pointers", () => {
+  test("a direct call tells which function it calls: an older return address on the stack does not mislead", () => {
+    // call f; hlt; f: push rbp; nop; ret   and, elsewhere, a call of another function.
+    const code = [
+      0xe8,
+      1,
+      0,
+      0,
+      0,
+      0xf4,
+      0x55,
+      NOP,
+      0xc3,
+      0xc3,
+      ...Array<number>(22).fill(NOP),
+      0xe8,
+      0xe4,
+      0xff,
+      0xff,
+      0xff,
+      NOP,
+    ];
+    const d = new Driver(code);
+    d.now("setSymbols", {
+      symbols: [
+        { name: "start", address: CODE, size: 6n },
+        { name: "f", address: CODE + 6n, size: 3n },
+        { name: "g", address: CODE + 9n, size: 1n },
+      ],
+    });
+    // What push rbp leaves on the stack looks like a return address: it is the one behind the call of g.
+    d.machine.vcpus[0].values.set("rbp", CODE + 0x25n);
+    d.queueNext("resume", stepIn).queueNext("resume", stepIn).queueNext("unwind", { vcpu: 0, limit: 10 });
+    d.host.serve();
+    const answer = d.sent.find(
+      (m) => "response" in m && typeof m.response === "object" && m.response && "frames" in m.response,
+    );
+    expect(answer).toMatchObject({ response: { frames: [{ linear: CODE + 7n }, { linear: CODE + 5n }] } });
+  });
+});
+
 describe("interrupts and exceptions", () => {
   test("a step does not land in the handler of an interrupt that arrives", () => {
     for (const how of [stepIn, next]) {

@@ -183,7 +183,9 @@ export class Workbench {
 
   /** Text of the terminal in front, as it is drawn. */
   async terminalText(): Promise<string> {
-    return (await this.page.locator(".terminal-wrapper.active .xterm-rows, .xterm-accessibility-tree").allTextContents()).join("\n");
+    return (
+      await this.page.locator(".terminal-wrapper.active .xterm-rows, .xterm-accessibility-tree").allTextContents()
+    ).join("\n");
   }
 }
 

@@ -23,7 +23,10 @@ export interface Setting {
 async function hexEditor(): Promise<string> {
   const vsix = join(cacheFolder("workbench-test"), "hexeditor.vsix");
   const flags = ["--no-dependencies", "--allow-missing-repository", "--skip-license", "-o", vsix];
-  await run(process.execPath, [await vsceCommand(), "package", ...flags], { cwd: join(here, "hexeditor"), quiet: true });
+  await run(process.execPath, [await vsceCommand(), "package", ...flags], {
+    cwd: join(here, "hexeditor"),
+    quiet: true,
+  });
   return vsix;
 }
 
@@ -40,7 +43,10 @@ export async function open(name: string, fill: (folder: string) => void): Promis
   mkdirSync(folder);
   fill(folder);
   // Drawn as text, a test can read the terminal.
-  const settings = { "terminal.integrated.gpuAcceleration": "off", "terminal.integrated.enablePersistentSessions": false };
+  const settings = {
+    "terminal.integrated.gpuAcceleration": "off",
+    "terminal.integrated.enablePersistentSessions": false,
+  };
   const extensions = [join(root, "hyperstep.vsix"), await hexEditor()];
   const server = await startWorkbench({ profile: join(place, "profile"), folder, extensions, settings });
   const workbench = await Workbench.open(chromium(), server.url, screenshots);

@@ -1,7 +1,8 @@
 /** Helper functions of the interpreter module: addresses, segmentation, code look-up, 128-bit division. */
-import { Expressions, type Value } from "../isa/semantics/expressions";
-import { CodeMode, CpuState, ExitStatus, Off, Seg, SEG_SIZE, SegAttr, SegPart } from "../state";
+
 import { ITLB_BASE, ITLB_ENTRIES } from "../../memory/layout";
+import { Expressions, type Value } from "../isa/semantics/expressions";
+import { CodeMode, CpuState, ExitStatus, Off, SEG_SIZE, Seg, SegAttr, SegPart } from "../state";
 import { FunctionBuilder, type Local } from "../wasm/function";
 import { AccessBits, DIVIDE_HIGH, EFFECTIVE_OFFSET, MISS, RESOLVE, SEGMENT, WRAP_OFFSET } from "./abi";
 import { CODE_BASE, CODE_MASK, Rec } from "./record";

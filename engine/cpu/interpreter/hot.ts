@@ -46,8 +46,18 @@ function hotShapes(): Shape[] {
     list.push(shape("ADC", [r(size), r(size)]), shape("SBB", [r(size), r(size)]), shape("ADC", [r(size), i(1)]));
     list.push(shape("SBB", [r(size), i(1)]));
   }
-  list.push(shape("CMP", [r(2), r(2)]), shape("CMP", [m(2), i(1)]), shape("CMP", [r(2), i(1)]), shape("CMP", [r(2), i(2)]));
-  list.push(shape("ADD", [r(1), i(1)]), shape("ADD", [r(1), r(1)]), shape("SUB", [r(1), i(1)]), shape("XOR", [r(1), r(1)]));
+  list.push(
+    shape("CMP", [r(2), r(2)]),
+    shape("CMP", [m(2), i(1)]),
+    shape("CMP", [r(2), i(1)]),
+    shape("CMP", [r(2), i(2)]),
+  );
+  list.push(
+    shape("ADD", [r(1), i(1)]),
+    shape("ADD", [r(1), r(1)]),
+    shape("SUB", [r(1), i(1)]),
+    shape("XOR", [r(1), r(1)]),
+  );
   for (const size of [1, 4, 8]) {
     list.push(shape("TEST", [r(size), r(size)]), shape("TEST", [r(size), i(Math.min(size, 4))]));
     list.push(shape("TEST", [m(size), i(Math.min(size, 4))]));
@@ -56,7 +66,12 @@ function hotShapes(): Shape[] {
     list.push(shape("MOV", [r(size), r(size)]), shape("MOV", [r(size), m(size)]), shape("MOV", [m(size), r(size)]));
     list.push(shape("MOV", [m(size), i(Math.min(size, 4))]));
   }
-  list.push(shape("MOV", [r(1), i(1)]), shape("MOV", [r(4), i(4)]), shape("MOV", [r(8), i(8)]), shape("MOV", [r(8), i(4)]));
+  list.push(
+    shape("MOV", [r(1), i(1)]),
+    shape("MOV", [r(4), i(4)]),
+    shape("MOV", [r(8), i(8)]),
+    shape("MOV", [r(8), i(4)]),
+  );
   for (const mnemonic of ["MOVZX", "MOVSX"]) {
     for (const from of [1, 2]) {
       for (const to of [4, 8]) list.push(shape(mnemonic, [r(to), r(from)]), shape(mnemonic, [r(to), m(from)]));
@@ -85,7 +100,12 @@ function hotShapes(): Shape[] {
   const stack = { operandSize: 8 } as const;
   list.push(shape("PUSH", [r(8)], stack), shape("POP", [r(8)], stack), shape("PUSH", [m(8)], stack));
   list.push(shape("PUSH", [i(1)], stack), shape("PUSH", [i(4)], stack), shape("LEAVE", [], stack));
-  list.push(shape("CALL", [], stack), shape("CALL", [r(8)], stack), shape("CALL", [m(8)], stack), shape("RET", [], stack));
+  list.push(
+    shape("CALL", [], stack),
+    shape("CALL", [r(8)], stack),
+    shape("CALL", [m(8)], stack),
+    shape("RET", [], stack),
+  );
   list.push(shape("JMP", []), shape("JMP", [r(8)]), shape("JMP", [m(8)]), shape("NOP", []), shape("ENDBR64", []));
   return list;
 }

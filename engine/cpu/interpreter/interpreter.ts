@@ -2,8 +2,9 @@
  * The interpreter (tier 0): one generated wasm function, a loop around a br_table over the keys of pre-decoded records,
  * with the semantics of the hot shapes inlined. See record.ts for records and abi.ts for how it meets the rest.
  */
-import { Expressions } from "../isa/semantics/expressions";
+
 import { semantics } from "../isa/semantics";
+import { Expressions } from "../isa/semantics/expressions";
 import { ExitStatus, Off } from "../state";
 import { FunctionBuilder, type Label } from "../wasm/function";
 import { ModuleBuilder } from "../wasm/module";
@@ -21,7 +22,7 @@ import {
   recordIn,
 } from "./helpers";
 import { HOT_SHAPES } from "./hot";
-import { CODE_MASK, FIRST_HOT, Key, Rec, RECORD_SIZE } from "./record";
+import { CODE_MASK, FIRST_HOT, Key, RECORD_SIZE, Rec } from "./record";
 import { type HelperIndices, type LoopLabels, RecordContext } from "./record-context";
 
 /** What TypeScript provides to generated code. */
@@ -140,7 +141,14 @@ class LoopBuilder {
 
   private dispatch(to: { next: Label; lookup: Label; abort: Label; leave: Label }): void {
     const { f } = this;
-    const labels: LoopLabels = { ...to, record: this.record, budget: this.budget, target: this.target, context: this.context, miss: this.miss };
+    const labels: LoopLabels = {
+      ...to,
+      record: this.record,
+      budget: this.budget,
+      target: this.target,
+      context: this.context,
+      miss: this.miss,
+    };
     const pseudo: [number, () => void][] = [
       [Key.COLD, () => this.callHandler(to)],
       [Key.SYSTEM, () => this.callSystem(to)],

@@ -2,14 +2,15 @@
  * The context of code that works from a record: hot handlers inside the interpreter's loop, out-of-line handlers, and the
  * slow-road variants of both.
  */
-import { Context, type AddressSegment, type MemoryAccess, type Reference } from "../isa/semantics/context";
+
+import { TLB_BASE, TLB_ENTRIES } from "../../memory/layout";
+import { type AddressSegment, Context, type MemoryAccess, type Reference } from "../isa/semantics/context";
 import type { Size, Value } from "../isa/semantics/expressions";
 import type { Shape } from "../isa/semantics/shape";
 import { ExitStatus, Off } from "../state";
-import { TLB_BASE, TLB_ENTRIES } from "../../memory/layout";
 import type { FunctionBuilder, Label, Local } from "../wasm/function";
 import { AccessBits } from "./abi";
-import { Rec, RECORD_SIZE } from "./record";
+import { RECORD_SIZE, Rec } from "./record";
 
 /** Function indices of the module the code goes into. */
 export interface HelperIndices {

@@ -52,7 +52,8 @@ export function controlBits(cpu: Cpu): number {
   const dr7 = state.lo(Off.DR7);
   // R/W fields: bit 0 set means writes or reads and writes.
   if (dr7 & 0xff) {
-    for (let i = 0; i < 4; i++) if ((dr7 >> (i * 2)) & 3 && (dr7 >> (16 + i * 4)) & 1) control |= Control.BREAKPOINT0 << i;
+    for (let i = 0; i < 4; i++)
+      if ((dr7 >> (i * 2)) & 3 && (dr7 >> (16 + i * 4)) & 1) control |= Control.BREAKPOINT0 << i;
   }
   if (cr0 >= 0) return control;
   const cr4 = state.lo(Off.CR4);

@@ -1,5 +1,5 @@
 /** MOV and POP to segment registers, LDS and its like, ENTER (SDM 2A/2B). */
-import { Next, type SystemHandler } from "../cpu";
+import { type Cpu, Next, type SystemHandler } from "../cpu";
 import { Gpr, Inhibit, Off, Seg } from "../state";
 import {
   is64BitMode,
@@ -15,11 +15,14 @@ import {
 } from "./operands";
 import { loadSegment } from "./segmentation";
 
-/** What a load leads to: one of SS changes the stack's width and holds events off for an instruction (SDM 3A 6.8.3). */
-function loaded(cpu: Parameters<SystemHandler>[0], seg: number, shadow: boolean): Next {
+/**
+ * What a load leads to. Only SS is part of the context (privilege, width of the stack); a load of it by MOV or POP holds
+ * events off for an instruction (SDM 3A 6.8.3).
+ */
+function loaded(cpu: Cpu, seg: number, shadow: boolean): Next {
+  if (seg !== Seg.SS) return Next.SEQUENTIAL;
   cpu.contextChanged();
-  if (seg !== Seg.SS || !shadow) return Next.ATTENTION;
-  cpu.state.setU32(Off.INHIBIT, cpu.state.u32(Off.INHIBIT) | Inhibit.MOV_SS);
+  if (shadow) cpu.state.setU32(Off.INHIBIT, cpu.state.u32(Off.INHIBIT) | Inhibit.MOV_SS);
   return Next.ATTENTION;
 }
 

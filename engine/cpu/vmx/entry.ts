@@ -201,6 +201,7 @@ function prepareEvents(unit: VmxUnit): void {
   const type = info >>> 31 ? (info >> 8) & 7 : -1;
   data.injection = null;
   data.vectoring = null;
+  data.nmiUnblocked = false;
   data.mtf = vmcs.lo(W.CPU) & CpuBased.MONITOR_TRAP_FLAG ? 1 : 0;
   data.mtfFrom = -1;
   if (type === OTHER_EVENT) {

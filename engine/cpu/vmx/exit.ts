@@ -84,6 +84,9 @@ const CODE = 0xb | SegAttr.S | SegAttr.P | SegAttr.G;
 const DATA = 3 | SegAttr.S | SegAttr.P | SegAttr.DB | SegAttr.G;
 const BUSY_TSS = 0xb | SegAttr.P;
 
+/** "NMI unblocking due to IRET" in qualifications and interruption information (SDM 3C 28.2.3). */
+export const NMI_UNBLOCKING = 1 << 12;
+
 /** VMX-abort indicators (SDM 3C 28.7). */
 const Abort = { SAVE_MSR: 1, HOST_PDPTE: 2, LOAD_MSR: 4 } as const;
 
@@ -122,7 +125,8 @@ export class ExitRecorder implements EptExits {
   }
 
   violation(gpa: number, linear: bigint | undefined, qualification: number): never {
-    this.qualificationLo = qualification;
+    const unblocked = this.unit.state.nmiUnblocked && this.unit.state.vectoring === null;
+    this.qualificationLo = qualification | (unblocked ? NMI_UNBLOCKING : 0);
     return this.eptExit(ExitReason.EPT_VIOLATION, gpa, linear);
   }
 
@@ -137,8 +141,14 @@ export class ExitRecorder implements EptExits {
     return this.exit(reason);
   }
 
-  /** Takes the VM exit: exit information, guest state, MSR lists, host state. Throws vmExitTaken. */
+  /** Takes the VM exit and leaves whatever was going on. Throws vmExitTaken. */
   exit(reason: number): never {
+    this.take(reason);
+    throw vmExitTaken;
+  }
+
+  /** Takes the VM exit: exit information, guest state, MSR lists, host state. */
+  take(reason: number): void {
     const { unit } = this;
     const { cpu, vmcs } = unit;
     this.record(reason);
@@ -152,7 +162,6 @@ export class ExitRecorder implements EptExits {
     this.toHost(nmi);
     unit.state.exitCounts[reason]++;
     if (cpu.trace.armed & TraceKind.VmExit) this.trace(reason);
-    throw vmExitTaken;
   }
 
   /** Loads the host after a VM entry that failed late; only reason and qualification are recorded (SDM 3C 27.8). */

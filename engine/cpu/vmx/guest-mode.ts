@@ -6,9 +6,9 @@ import { NANOSECONDS_PER_INSTRUCTION } from "../../clock";
 import { CpuFault, Vector } from "../cpu";
 import type { CrAccess, GuestMode, SimpleIntercept } from "../guest-mode";
 import { type Instruction, OperandKind, Rep } from "../isa/instruction";
-import { Activity, Inhibit, Off, Pending, Rflags } from "../state";
+import { Activity, Gpr, Inhibit, Off, Pending, Rflags } from "../state";
 import { CpuBased, PinBased, SecondaryExec } from "./controls";
-import { type ExitRecorder, SavedRf } from "./exit";
+import { type ExitRecorder, NMI_UNBLOCKING, SavedRf } from "./exit";
 import { ExitReason } from "./exit-reasons";
 import { Field } from "./fields";
 import * as info from "./instruction-info";
@@ -131,6 +131,48 @@ export class VmxGuestMode implements GuestMode {
     return (this.vmcs.lo(PIN) & control) !== 0;
   }
 
+  /**
+   * Exits that need no more than the instruction: CPUID and VMCALL, which have no fault of their own, and at CPL 0 HLT,
+   * RDMSR, WRMSR, IN and OUT, which then have none before the exit.
+   */
+  takeEarlyExit(mnemonic: string, instruction: Instruction): boolean {
+    const reason = this.earlyReason(mnemonic, instruction);
+    if (reason < 0) return false;
+    this.exits.instructionLength = instruction.length;
+    this.exits.rf = SavedRf.CLEAR;
+    this.exits.take(reason);
+    return true;
+  }
+
+  /** Exit reason of an early exit, its qualification recorded; -1 for none. */
+  private earlyReason(mnemonic: string, instruction: Instruction): number {
+    if (mnemonic === "CPUID") return ExitReason.CPUID;
+    if (mnemonic === "VMCALL") return ExitReason.VMCALL;
+    const { state } = this.unit.cpu;
+    if (state.cpl !== 0) return -1;
+    switch (mnemonic) {
+      case "IN":
+      case "OUT": {
+        const input = mnemonic === "IN";
+        const operand = instruction.operands[input ? 1 : 0];
+        const size = instruction.operands[input ? 0 : 1].size;
+        const immediate = operand.kind === OperandKind.IMMEDIATE;
+        const port = immediate ? instruction.immediate & 0xff : state.gpr32(Gpr.RDX) & 0xffff;
+        if (!this.ioExits(port, size)) return -1;
+        this.exits.qualificationLo = ioQualification(port, size, input) | (immediate ? 1 << 6 : 0);
+        return ExitReason.IO_INSTRUCTION;
+      }
+      case "HLT":
+        return this.primary(CpuBased.HLT_EXITING) ? ExitReason.HLT : -1;
+      case "RDMSR":
+        return this.msrExits(state.gpr32(Gpr.RCX), false) ? ExitReason.MSR_READ : -1;
+      case "WRMSR":
+        return this.msrExits(state.gpr32(Gpr.RCX), true) ? ExitReason.MSR_WRITE : -1;
+      default:
+        return -1;
+    }
+  }
+
   /** A fault-like exit of an instruction. */
   private exitInstruction(reason: number, instruction: Instruction): never {
     this.exits.instructionLength = instruction.length;
@@ -214,6 +256,9 @@ export class VmxGuestMode implements GuestMode {
       case "pconfig":
         // Their enabling controls cannot be 1 here: #UD in the guest (SDM 3C 26.3).
         throw new CpuFault(Vector.UD);
+      case "iret":
+        this.unit.state.nmiUnblocked = (this.unit.cpu.state.lo(Off.INHIBIT) & Inhibit.NMI) !== 0;
+        return;
       case "pause":
         this.interceptPause(instruction);
         return;
@@ -324,7 +369,7 @@ export class VmxGuestMode implements GuestMode {
 
   interceptIo(port: number, size: number, input: boolean, instruction: Instruction, linear?: bigint): void {
     if (!this.ioExits(port, size)) return;
-    let qualification = (size - 1) | (input ? 8 : 0) | (port << 16);
+    let qualification = ioQualification(port, size, input);
     const string = linear !== undefined;
     if (string) {
       qualification |= 1 << 4;
@@ -397,6 +442,8 @@ export class VmxGuestMode implements GuestMode {
     }
     exits.interruptInfo = vector | (type << 8) | (error === undefined ? 0 : ERROR_VALID) | VALID;
     exits.interruptError = error ?? 0;
+    const data = this.unit.state;
+    if (data.nmiUnblocked && data.vectoring === null && vector !== Vector.DF) exits.interruptInfo |= NMI_UNBLOCKING;
     if (vector === Vector.PF || vector === Vector.DB) exits.setQualification(extra);
     // Faults save RF as delivery would push it: 1, but for traps (SDM 3C 28.3.3).
     const trap = software || vector === Vector.DB || vector === Vector.BP || vector === Vector.OF;
@@ -456,6 +503,7 @@ export class VmxGuestMode implements GuestMode {
   boundary(): void {
     const { cpu, state: data } = this.unit;
     const { state } = cpu;
+    if (data.nmiUnblocked) this.afterIret();
     if (data.injection !== null) this.inject();
     if (data.mtf === 1) {
       if (data.mtfFrom < 0) data.mtfFrom = cpu.retired;
@@ -482,6 +530,14 @@ export class VmxGuestMode implements GuestMode {
     if (controls & CpuBased.INTR_WINDOW_EXITING && !shadow && state.lo(Off.FLAGS_REST) & Rflags.IF) {
       this.exits.exit(ExitReason.INTERRUPT_WINDOW);
     }
+  }
+
+  /** Without virtual NMIs, IRET does not touch blocking by NMI when NMIs exit (SDM 3C 26.3). */
+  private afterIret(): void {
+    this.unit.state.nmiUnblocked = false;
+    if (!this.pin(PinBased.NMI_EXITING) || this.pin(PinBased.VIRTUAL_NMIS)) return;
+    const { state } = this.unit.cpu;
+    state.setLo(Off.INHIBIT, state.lo(Off.INHIBIT) | Inhibit.NMI);
   }
 
   /** A physical NMI would be recognised: with virtual NMIs the guest's own blocking does not count (SDM 3C 26.2). */
@@ -614,6 +670,10 @@ export class VmxGuestMode implements GuestMode {
 
 /** `a` where the mask is 0, `b` where it is 1. */
 const blend = (a: bigint, b: bigint, mask: bigint): bigint => (a & ~mask) | (b & mask);
+
+/** Size, direction and port of an I/O exit (SDM 3C table 28-5). */
+const ioQualification = (port: number, size: number, input: boolean): number =>
+  (size - 1) | (input ? 8 : 0) | (port << 16);
 
 /** General register of MOV CR. */
 const crRegister = (instruction: Instruction): number =>

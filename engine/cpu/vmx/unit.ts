@@ -64,6 +64,7 @@ export function newVmxState(): VmxState {
     mtfFrom: -1,
     tprBelow: false,
     hostNmiBlocked: false,
+    nmiUnblocked: false,
     pauseFirst: 0,
     pauseLast: 0,
     exitCounts: new Float64Array(EXIT_REASON_COUNT),

@@ -48,6 +48,8 @@ export interface VmxState {
   tprBelow: boolean;
   /** Blocking by NMI as it was in the host, while the guest's bit is that of virtual NMIs. */
   hostNmiBlocked: boolean;
+  /** The IRET that runs now has ended blocking by NMI. */
+  nmiUnblocked: boolean;
   /** Virtual time (ns) of the first and the last PAUSE of the current loop, for PAUSE-loop exiting. */
   pauseFirst: number;
   pauseLast: number;

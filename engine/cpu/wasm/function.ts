@@ -198,4 +198,3 @@ export class FunctionBuilder {
     into.append(body);
   }
 }
-

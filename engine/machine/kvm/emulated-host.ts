@@ -3,9 +3,9 @@
  * the QEMU process's anonymous memory that becomes guest RAM.
  */
 import type { VirtualClock } from "../../clock";
-import type { Cpu } from "../../cpu/cpu";
 import { CpuEngine } from "../../cpu/engine";
 import type { CpuModel } from "../../cpu/models/model";
+import type { Processor } from "../../cpu/processor";
 import type { Stateful } from "../../devices/chip";
 import type { Host } from "../../kvm/host";
 import { HostInterrupts } from "../../kvm/hostKernel";
@@ -41,7 +41,7 @@ export interface EmulatedHostOptions {
 }
 
 export class EmulatedHost implements Host {
-  readonly processors: readonly Cpu[];
+  readonly processors: readonly Processor[];
   readonly interrupts: readonly HostInterrupts[];
   readonly memory: PhysicalMemory;
   readonly clock: VirtualClock;

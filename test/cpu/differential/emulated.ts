@@ -173,7 +173,10 @@ export class Emulated {
       this.put64(IDT + vector * 16 + 8, offset >> 32n);
       this.memory.u8[this.memory.hostOffset(HANDLERS) + vector * 16] = 0xf4;
     }
-    this.memory.view.setBigUint64(this.memory.hostOffset(TSS) + 4, BigInt(SYSTEM + KERNEL_STACK + 4096), true);
+    const tss = this.memory.hostOffset(TSS);
+    this.memory.view.setBigUint64(tss + 4, BigInt(SYSTEM + KERNEL_STACK + 4096), true);
+    // The I/O permission map would start behind the limit: every port is forbidden.
+    this.memory.view.setUint16(tss + 0x66, 0x68, true);
   }
 
   private enterLongMode(): void {
@@ -189,7 +192,6 @@ export class Emulated {
     state.setU32(Off.GDTR_LIMIT, 0x7f);
     state.setU64(Off.IDTR_BASE, system + BigInt(IDT));
     state.setU32(Off.IDTR_LIMIT, 0x1ff);
-    // The TSS ends before its I/O permission map: every port is forbidden.
     state.setSegment(Seg.TR, 0x40, system + BigInt(TSS), 0x67, SegAttr.P | 0xb);
     state.setSegment(Seg.LDTR, 0x50, system + BigInt(LDT), 0xf, SegAttr.P | 0x2);
     state.activity = Activity.ACTIVE;

@@ -416,6 +416,69 @@ describe("exceptions (SDM 3C 25.6.3, 28.2.2)", () => {
   });
 });
 
+describe("exits taken early, without throwing", () => {
+  const early = (vm: TestVmcs, mnemonic: string, i: Instruction) => vm.guest.takeEarlyExit?.(mnemonic, i) ?? false;
+  /** Exit information and saved guest state. */
+  const record = (vm: TestVmcs) =>
+    [
+      Field.VM_EXIT_REASON,
+      Field.EXIT_QUALIFICATION,
+      Field.VM_EXIT_INSTRUCTION_LEN,
+      Field.VMX_INSTRUCTION_INFO,
+      Field.VM_EXIT_INTR_INFO,
+      Field.GUEST_RFLAGS,
+      Field.GUEST_RIP,
+    ].map((field) => vm.get(field));
+  const immediate = (i: Instruction, index: number, size: number): Instruction => {
+    Object.assign(i, { immediate: 0x80 });
+    Object.assign(i.operands[index], { kind: OperandKind.IMMEDIATE, size: 1 });
+    Object.assign(i.operands[1 - index], { kind: OperandKind.GPR, reg: 0, size });
+    return i;
+  };
+  const dx = (i: Instruction, index: number, size: number): Instruction => {
+    Object.assign(i.operands[index], { kind: OperandKind.GPR, reg: 2, size: 2 });
+    Object.assign(i.operands[1 - index], { kind: OperandKind.GPR, reg: 0, size });
+    return i;
+  };
+  const machine = () => {
+    const vm = validVmcs().primary(CpuBased.UNCOND_IO_EXITING).with(Field.GUEST_RFLAGS, 0x10002).enter();
+    vm.cpu.state.setGpr(2, 0x3f8n);
+    vm.cpu.state.setGpr(1, 0xc000_0080n);
+    return vm;
+  };
+  const cases: readonly (readonly [string, () => Instruction, (vm: TestVmcs, i: Instruction) => void])[] = [
+    ["CPUID", () => instruction(2), (vm, i) => vm.guest.interceptInstruction("cpuid", i)],
+    ["VMCALL", () => instruction(3), (vm, i) => vm.guest.interceptInstruction("vmcall", i)],
+    ["HLT", () => instruction(1), (vm, i) => vm.guest.interceptInstruction("hlt", i)],
+    ["RDMSR", () => instruction(2), (vm, i) => vm.guest.interceptMsr(0xc000_0080, false, i)],
+    ["WRMSR", () => instruction(2), (vm, i) => vm.guest.interceptMsr(0xc000_0080, true, i)],
+    ["IN", () => immediate(instruction(2), 1, 4), (vm, i) => void vm.guest.interceptIo(0x80, 4, true, i)],
+    ["IN", () => dx(instruction(1), 1, 1), (vm, i) => void vm.guest.interceptIo(0x3f8, 1, true, i)],
+    ["OUT", () => immediate(instruction(2), 0, 1), (vm, i) => void vm.guest.interceptIo(0x80, 1, false, i)],
+    ["OUT", () => dx(instruction(2), 0, 2), (vm, i) => void vm.guest.interceptIo(0x3f8, 2, false, i)],
+  ];
+  for (const [mnemonic, make, intercept] of cases) {
+    test(`${mnemonic} leaves the same VMCS as the exit by its handler`, () => {
+      const one = machine();
+      expect(early(one, mnemonic, make())).toBe(true);
+      expect(one.cpu.guest).toBeNull();
+      const other = machine();
+      other.exitOf(() => intercept(other, make()));
+      expect(record(one)).toEqual(record(other));
+    });
+  }
+
+  test("what does not exit, and what may fault above CPL 0, is left to the handler", () => {
+    const vm = validVmcs().off(Field.CPU_BASED_VM_EXEC_CONTROL, CpuBased.HLT_EXITING).enter();
+    expect(early(vm, "HLT", instruction(1))).toBe(false);
+    expect(early(vm, "IN", dx(instruction(1), 1, 1))).toBe(false);
+    expect(early(vm, "MOV_CR", instruction(3))).toBe(false);
+    vm.cpu.state.setU32(Off.CPL, 3);
+    expect(early(vm, "RDMSR", instruction(2))).toBe(false);
+    expect(vm.cpu.guest).not.toBeNull();
+  });
+});
+
 describe("events at instruction boundaries (SDM 3C 26.2)", () => {
   test("external interrupts go through the guest's IDT without external-interrupt exiting", () => {
     const vm = validVmcs().enter();
@@ -466,6 +529,37 @@ describe("events at instruction boundaries (SDM 3C 26.2)", () => {
     expect(vm.get32(Field.VM_EXIT_INTR_INFO)).toBe((VALID | (2 << 8) | 2) >>> 0);
     // The virtual blocking is the guest's and stays.
     expect(vm.get32(Field.GUEST_INTERRUPTIBILITY_INFO)).toBe(Inhibit.NMI);
+  });
+
+  test("an exit in the middle of an IRET that ended blocking by NMI says so (28.2.3)", () => {
+    const make = () => {
+      const vm = validVmcs()
+        .pin(PinBased.NMI_EXITING | PinBased.VIRTUAL_NMIS)
+        .with(Field.EXCEPTION_BITMAP, 1 << 13)
+        .with(Field.GUEST_INTERRUPTIBILITY_INFO, Inhibit.NMI)
+        .enter();
+      vm.guest.interceptInstruction("iret", instruction());
+      vm.cpu.state.setU32(Off.INHIBIT, 0);
+      return vm;
+    };
+    const fault = make();
+    fault.exitOf(() => fault.guest.interceptException(13, 0, 0n, false));
+    expect(fault.get32(Field.VM_EXIT_INTR_INFO)).toBe((VALID | (1 << 12) | (1 << 11) | (3 << 8) | 13) >>> 0);
+    const violation = make();
+    violation.exitOf(() => violation.cpu.secondStage?.translate(0x1000, 0, 0x1000n, false));
+    expect(violation.get(Field.EXIT_QUALIFICATION)).toBe(0x1181n);
+    const later = make();
+    later.guest.boundary();
+    later.exitOf(() => later.guest.interceptException(13, 0, 0n, false));
+    expect(later.get32(Field.VM_EXIT_INTR_INFO) & (1 << 12)).toBe(0);
+  });
+
+  test("IRET leaves blocking by NMI alone when NMIs exit and are not virtual (26.3)", () => {
+    const vm = validVmcs().pin(PinBased.NMI_EXITING).with(Field.GUEST_INTERRUPTIBILITY_INFO, Inhibit.NMI).enter();
+    vm.guest.interceptInstruction("iret", instruction());
+    vm.cpu.state.setU32(Off.INHIBIT, 0);
+    vm.guest.boundary();
+    expect(vm.cpu.state.u32(Off.INHIBIT)).toBe(Inhibit.NMI);
   });
 
   test("pending debug traps come before windows", () => {

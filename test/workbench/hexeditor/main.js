@@ -3,6 +3,7 @@ const vscode = require("vscode");
 
 const LENGTH = 256;
 
+/** @param {Uint8Array} bytes */
 function rows(bytes) {
   const lines = [];
   for (let at = 0; at < bytes.length; at += 16) {
@@ -14,7 +15,9 @@ function rows(bytes) {
   return lines.join("\n").replace(/[&<>]/g, (c) => `&#${c.charCodeAt(0)};`);
 }
 
+/** @param {import("vscode").ExtensionContext} context */
 exports.activate = (context) => {
+  /** @type {import("vscode").CustomReadonlyEditorProvider} */
   const provider = {
     openCustomDocument: (uri) => ({ uri, dispose() {} }),
     resolveCustomEditor: async (document, panel) => {

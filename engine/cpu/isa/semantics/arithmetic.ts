@@ -27,8 +27,7 @@ function cmp(c: Context): void {
   c.flagsSub(a, b, c.let(c.sub(a, b)));
 }
 
-const carryOf = (c: Context, v: Value): Value =>
-  v.size === 8 ? c.shrBy(c.flagAux(), 63) : c.low(c.carry(), v.size);
+const carryOf = (c: Context, v: Value): Value => (v.size === 8 ? c.shrBy(c.flagAux(), 63) : c.low(c.carry(), v.size));
 
 function adc(c: Context): void {
   const b = c.readAs(1, c.size(0));
@@ -49,39 +48,45 @@ function sbb(c: Context): void {
 }
 
 /** ADCX and ADOX: carries through CF or OF alone, the other five flags stay. */
-const addWith = (flag: "CF" | "OF") => (c: Context): void => {
-  const b = c.read(1);
-  const a = c.read(0);
-  const carry = c.let(c.carry());
-  const overflow = c.let(c.overflow());
-  const r = c.let(c.add(c.add(a, b), c.zeroExtend(flag === "CF" ? carry : overflow, a.size)));
-  const out = c.let(c.low(c.signBit(c.or(c.and(a, b), c.and(c.or(a, b), c.not(r)))), 4));
-  c.write(0, r);
-  if (flag === "CF") c.setCarryOverflow(out, overflow);
-  else c.setCarryOverflow(carry, out);
-};
+const addWith =
+  (flag: "CF" | "OF") =>
+  (c: Context): void => {
+    const b = c.read(1);
+    const a = c.read(0);
+    const carry = c.let(c.carry());
+    const overflow = c.let(c.overflow());
+    const r = c.let(c.add(c.add(a, b), c.zeroExtend(flag === "CF" ? carry : overflow, a.size)));
+    const out = c.let(c.low(c.signBit(c.or(c.and(a, b), c.and(c.or(a, b), c.not(r)))), 4));
+    c.write(0, r);
+    if (flag === "CF") c.setCarryOverflow(out, overflow);
+    else c.setCarryOverflow(carry, out);
+  };
 
-const logic = (op: "and" | "or" | "xor") => (c: Context): void => {
-  const b = c.readAs(1, c.size(0));
-  const destination = c.modify(0);
-  const r = c.let(c[op](destination.value, b));
-  destination.write(r);
-  c.flagsLogic(r);
-};
+const logic =
+  (op: "and" | "or" | "xor") =>
+  (c: Context): void => {
+    const b = c.readAs(1, c.size(0));
+    const destination = c.modify(0);
+    const r = c.let(c[op](destination.value, b));
+    destination.write(r);
+    c.flagsLogic(r);
+  };
 
 function test(c: Context): void {
   const b = c.readAs(1, c.size(0));
   c.flagsLogic(c.let(c.and(c.read(0), b)));
 }
 
-const step = (up: boolean) => (c: Context): void => {
-  const destination = c.modify(0);
-  const a = destination.value;
-  const one = c.constant(a.size, 1);
-  const r = c.let(up ? c.add(a, one) : c.sub(a, one));
-  destination.write(r);
-  c.flagsKeepCarry(a, r, up);
-};
+const step =
+  (up: boolean) =>
+  (c: Context): void => {
+    const destination = c.modify(0);
+    const a = destination.value;
+    const one = c.constant(a.size, 1);
+    const r = c.let(up ? c.add(a, one) : c.sub(a, one));
+    destination.write(r);
+    c.flagsKeepCarry(a, r, up);
+  };
 
 function neg(c: Context): void {
   const destination = c.modify(0);
@@ -123,7 +128,11 @@ function cmpxchg(c: Context): void {
   const equal = c.let(c.isZero(difference));
   if (c.form(0) === "m") {
     destination.write(c.select(equal, source, old));
-    c.if(equal, () => {}, () => c.setGpr(0, old));
+    c.if(
+      equal,
+      () => {},
+      () => c.setGpr(0, old),
+    );
   } else {
     c.if(
       equal,
@@ -135,24 +144,26 @@ function cmpxchg(c: Context): void {
 }
 
 /** CMPXCHG8B and CMPXCHG16B: only ZF changes. */
-const cmpxchgWide = (half: 4 | 8) => (c: Context): void => {
-  const address = c.let(c.linear("operand", c.offset(), half * 2, "modify"));
-  if (half === 8) {
-    c.if(c.ne(c.and(address, c.constant(8, 15)), c.constant(8, 0)), () => c.fault(13, 0));
-  }
-  const destination = c.reference(address, half * 2, "modify", "operand");
-  const low = c.let(destination.load(half, 0));
-  const high = c.let(destination.load(half, half));
-  const same = c.let(c.and(c.eq(low, c.gpr(0, half)), c.eq(high, c.gpr(2, half))));
-  destination.store(c.select(same, c.gpr(3, half), low), 0);
-  destination.store(c.select(same, c.gpr(1, half), high), half);
-  c.if(c.isZero(same), () => {
-    c.setGpr(0, low);
-    c.setGpr(2, high);
-  });
-  const others = c.let(c.and(c.flagsByte(), c.constant(4, ~0x40)));
-  c.setFlagBits(c.or(others, c.shlBy(same, 6)), c.let(c.overflow()));
-};
+const cmpxchgWide =
+  (half: 4 | 8) =>
+  (c: Context): void => {
+    const address = c.let(c.linear("operand", c.offset(), half * 2, "modify"));
+    if (half === 8) {
+      c.if(c.ne(c.and(address, c.constant(8, 15)), c.constant(8, 0)), () => c.fault(13, 0));
+    }
+    const destination = c.reference(address, half * 2, "modify", "operand");
+    const low = c.let(destination.load(half, 0));
+    const high = c.let(destination.load(half, half));
+    const same = c.let(c.and(c.eq(low, c.gpr(0, half)), c.eq(high, c.gpr(2, half))));
+    destination.store(c.select(same, c.gpr(3, half), low), 0);
+    destination.store(c.select(same, c.gpr(1, half), high), half);
+    c.if(c.isZero(same), () => {
+      c.setGpr(0, low);
+      c.setGpr(2, high);
+    });
+    const others = c.let(c.and(c.flagsByte(), c.constant(4, ~0x40)));
+    c.setFlagBits(c.or(others, c.shlBy(same, 6)), c.let(c.overflow()));
+  };
 
 export const arithmetic: Family = {
   ADD: define(add),

@@ -22,32 +22,36 @@ function setDecimalFlags(c: Context, al: Value, adjust: Value, carry: Value): vo
   c.setFlagBits(word, k(0));
 }
 
-const decimal = (subtract: boolean) => (c: Context): void => {
-  const k = (n: number): Value => c.constant(4, n);
-  const old = c.let(c.zeroExtend(c.gpr(0, 1), 4));
-  const carry = c.let(c.carry());
-  const low = c.let(bool(c, c.or(c.gtU(c.and(old, k(15)), k(9)), adjustFlag(c))));
-  const high = c.let(bool(c, c.or(c.gtU(old, k(0x99)), carry)));
-  const six = c.mul(low, k(6));
-  const sixty = c.mul(high, k(0x60));
-  const al = subtract ? c.sub(c.sub(old, six), sixty) : c.add(c.add(old, six), sixty);
-  const r = c.let(c.low(al, 1));
-  // A borrow out of the low adjustment of DAS also sets CF.
-  const out = subtract ? c.let(c.or(high, c.and(low, c.ltU(old, k(6))))) : high;
-  c.setGpr(0, r);
-  setDecimalFlags(c, r, low, out);
-};
+const decimal =
+  (subtract: boolean) =>
+  (c: Context): void => {
+    const k = (n: number): Value => c.constant(4, n);
+    const old = c.let(c.zeroExtend(c.gpr(0, 1), 4));
+    const carry = c.let(c.carry());
+    const low = c.let(bool(c, c.or(c.gtU(c.and(old, k(15)), k(9)), adjustFlag(c))));
+    const high = c.let(bool(c, c.or(c.gtU(old, k(0x99)), carry)));
+    const six = c.mul(low, k(6));
+    const sixty = c.mul(high, k(0x60));
+    const al = subtract ? c.sub(c.sub(old, six), sixty) : c.add(c.add(old, six), sixty);
+    const r = c.let(c.low(al, 1));
+    // A borrow out of the low adjustment of DAS also sets CF.
+    const out = subtract ? c.let(c.or(high, c.and(low, c.ltU(old, k(6))))) : high;
+    c.setGpr(0, r);
+    setDecimalFlags(c, r, low, out);
+  };
 
-const ascii = (subtract: boolean) => (c: Context): void => {
-  const ax = c.let(c.gpr(0, 2));
-  const digit = c.zeroExtend(c.and(ax, c.constant(2, 15)), 4);
-  const adjust = c.let(bool(c, c.or(c.gtU(digit, c.constant(4, 9)), adjustFlag(c))));
-  const by = c.mul(c.low(adjust, 2), c.constant(2, 0x106));
-  const sum = c.let(subtract ? c.sub(ax, by) : c.add(ax, by));
-  const r = c.let(c.and(sum, c.constant(2, 0xff0f)));
-  c.setGpr(0, r);
-  setDecimalFlags(c, c.let(c.low(r, 1)), adjust, adjust);
-};
+const ascii =
+  (subtract: boolean) =>
+  (c: Context): void => {
+    const ax = c.let(c.gpr(0, 2));
+    const digit = c.zeroExtend(c.and(ax, c.constant(2, 15)), 4);
+    const adjust = c.let(bool(c, c.or(c.gtU(digit, c.constant(4, 9)), adjustFlag(c))));
+    const by = c.mul(c.low(adjust, 2), c.constant(2, 0x106));
+    const sum = c.let(subtract ? c.sub(ax, by) : c.add(ax, by));
+    const r = c.let(c.and(sum, c.constant(2, 0xff0f)));
+    c.setGpr(0, r);
+    setDecimalFlags(c, c.let(c.low(r, 1)), adjust, adjust);
+  };
 
 function aam(c: Context): void {
   const base = c.let(c.immediate(1));

@@ -16,71 +16,77 @@ function applyBit(c: Context, operation: BitOperation, value: Value, mask: Value
  * BT, BTS, BTR, BTC: CF is the bit, the other flags stay. With a register as bit offset and memory as bit base, the whole
  * signed offset counts: it addresses bits far from the operand (SDM 2A, BT).
  */
-const bitTest = (operation: BitOperation) => (c: Context): void => {
-  const size = c.size(0);
-  const bits = size * 8;
-  const inMemory = c.form(0) === Form.MEMORY;
-  const access = operation === "test" ? "read" : "modify";
-  let value: Value;
-  let store: (v: Value) => void;
-  let index: Value;
-  if (inMemory && c.form(1) === Form.REGISTER) {
-    const offset = c.let(c.signExtend(c.read(1), 8));
-    const step = c.and(c.sar(offset, c.constant(8, 3)), c.constant(8, -size));
-    const address = c.let(c.wrapOffset(c.add(c.offset(), step)));
-    const linear = c.linear("operand", address, size, access);
-    const reference: Reference = c.reference(linear, size, access, "operand");
-    value = c.let(reference.load(size));
-    store = (v) => reference.store(v);
-    index = c.low(offset, size);
-  } else {
-    index = c.readAs(1, size);
-    if (operation === "test") {
-      value = c.read(0);
-      store = () => {};
+const bitTest =
+  (operation: BitOperation) =>
+  (c: Context): void => {
+    const size = c.size(0);
+    const bits = size * 8;
+    const inMemory = c.form(0) === Form.MEMORY;
+    const access = operation === "test" ? "read" : "modify";
+    let value: Value;
+    let store: (v: Value) => void;
+    let index: Value;
+    if (inMemory && c.form(1) === Form.REGISTER) {
+      const offset = c.let(c.signExtend(c.read(1), 8));
+      const step = c.and(c.sar(offset, c.constant(8, 3)), c.constant(8, -size));
+      const address = c.let(c.wrapOffset(c.add(c.offset(), step)));
+      const linear = c.linear("operand", address, size, access);
+      const reference: Reference = c.reference(linear, size, access, "operand");
+      value = c.let(reference.load(size));
+      store = (v) => reference.store(v);
+      index = c.low(offset, size);
     } else {
-      const destination = c.modify(0);
-      value = destination.value;
-      store = (v) => destination.write(v);
+      index = c.readAs(1, size);
+      if (operation === "test") {
+        value = c.read(0);
+        store = () => {};
+      } else {
+        const destination = c.modify(0);
+        value = destination.value;
+        store = (v) => destination.write(v);
+      }
     }
-  }
-  const at = c.let(c.and(index, c.constant(size, bits - 1)));
-  const bit = c.let(c.low(c.zeroExtend(c.and(c.shr(value, at), c.constant(size, 1)), 8), 4));
-  if (operation !== "test") store(c.let(applyBit(c, operation, value, c.shl(c.constant(size, 1), at))));
-  c.setCarry(bit);
-};
+    const at = c.let(c.and(index, c.constant(size, bits - 1)));
+    const bit = c.let(c.low(c.zeroExtend(c.and(c.shr(value, at), c.constant(size, 1)), 8), 4));
+    if (operation !== "test") store(c.let(applyBit(c, operation, value, c.shl(c.constant(size, 1), at))));
+    c.setCarry(bit);
+  };
 
 /** BSF and BSR: a zero source sets ZF and leaves the destination, which processors keep whole even in 32-bit forms. */
-const scan = (forward: boolean) => (c: Context): void => {
-  const size = c.size(0);
-  const source = c.read(1);
-  const zero = c.let(c.isZero(source));
-  c.if(c.isZero(zero), () => {
-    const wide = size === 8 ? source : c.zeroExtend(source, 4);
-    const top = c.constant(wide.size, wide.size * 8 - 1);
-    const found = forward ? c.ctz(wide) : c.sub(top, c.clz(wide));
-    c.write(0, c.let(c.low(found, size)));
-  });
-  // Only ZF is defined; the others are as after a logical operation on the source.
-  c.flagsLogic(source);
-};
+const scan =
+  (forward: boolean) =>
+  (c: Context): void => {
+    const size = c.size(0);
+    const source = c.read(1);
+    const zero = c.let(c.isZero(source));
+    c.if(c.isZero(zero), () => {
+      const wide = size === 8 ? source : c.zeroExtend(source, 4);
+      const top = c.constant(wide.size, wide.size * 8 - 1);
+      const found = forward ? c.ctz(wide) : c.sub(top, c.clz(wide));
+      c.write(0, c.let(c.low(found, size)));
+    });
+    // Only ZF is defined; the others are as after a logical operation on the source.
+    c.flagsLogic(source);
+  };
 
 /** TZCNT and LZCNT: CF for a zero source, ZF for a zero result. */
-const countZeros = (trailing: boolean) => (c: Context): void => {
-  const size = c.size(0);
-  const bits = size * 8;
-  const source = c.read(1);
-  let n: Value;
-  if (size >= 4) n = trailing ? c.ctz(source) : c.clz(source);
-  else {
-    const wide = c.zeroExtend(source, 4);
-    n = trailing ? c.ctz(c.or(wide, c.constant(4, 1 << bits))) : c.sub(c.clz(wide), c.constant(4, 32 - bits));
-    n = c.low(n, size);
-  }
-  const r = c.let(n);
-  c.write(0, r);
-  c.flagsOf(r, c.isZero(source), c.constant(4, 0));
-};
+const countZeros =
+  (trailing: boolean) =>
+  (c: Context): void => {
+    const size = c.size(0);
+    const bits = size * 8;
+    const source = c.read(1);
+    let n: Value;
+    if (size >= 4) n = trailing ? c.ctz(source) : c.clz(source);
+    else {
+      const wide = c.zeroExtend(source, 4);
+      n = trailing ? c.ctz(c.or(wide, c.constant(4, 1 << bits))) : c.sub(c.clz(wide), c.constant(4, 32 - bits));
+      n = c.low(n, size);
+    }
+    const r = c.let(n);
+    c.write(0, r);
+    c.flagsOf(r, c.isZero(source), c.constant(4, 0));
+  };
 
 function popcnt(c: Context): void {
   const size = c.size(0);

@@ -41,16 +41,18 @@ function ret(c: Context): void {
 const jcc = (c: Context): void => c.jumpIf(c.condition(c.shape.condition));
 
 /** LOOP counts rCX of address size; LOOPE and LOOPNE also look at ZF. Flags do not change. */
-const loop = (kind: "always" | "equal" | "notEqual") => (c: Context): void => {
-  const size = c.shape.addressSize as Size;
-  const count = c.let(c.sub(c.gpr(1, size), c.constant(size, 1)));
-  const again = c.ne(count, c.constant(size, 0));
-  const condition =
-    kind === "always" ? again : c.and(again, kind === "equal" ? c.condition(4) : c.isZero(c.condition(4)));
-  const taken = c.let(condition);
-  c.setGpr(1, count);
-  c.jumpIf(taken);
-};
+const loop =
+  (kind: "always" | "equal" | "notEqual") =>
+  (c: Context): void => {
+    const size = c.shape.addressSize as Size;
+    const count = c.let(c.sub(c.gpr(1, size), c.constant(size, 1)));
+    const again = c.ne(count, c.constant(size, 0));
+    const condition =
+      kind === "always" ? again : c.and(again, kind === "equal" ? c.condition(4) : c.isZero(c.condition(4)));
+    const taken = c.let(condition);
+    c.setGpr(1, count);
+    c.jumpIf(taken);
+  };
 
 function jcxz(c: Context): void {
   c.jumpIf(c.isZero(c.gpr(1, c.shape.addressSize as Size)));

@@ -187,10 +187,7 @@ export abstract class Context extends Expressions {
     const adjust = this.and(aux, this.constant(8, 8));
     const top = this.let(overflow);
     // CF as it was, then CF xor OF.
-    this.setFlags(
-      this.signExtend(r, 8),
-      this.or(this.or(old, this.shrBy(this.xor(old, top), 1)), adjust),
-    );
+    this.setFlags(this.signExtend(r, 8), this.or(this.or(old, this.shrBy(this.xor(old, top), 1)), adjust));
   }
 
   /** Flags of a logical operation: CF, OF and AF clear. */
@@ -304,8 +301,7 @@ export abstract class Context extends Expressions {
    */
   setFlagBits(bits: Value, overflow: Value): void {
     const b = this.let(bits);
-    const flag = (mask: number): Value =>
-      this.and(this.shrBy(b, 31 - Math.clz32(mask)), this.constant(4, 1));
+    const flag = (mask: number): Value => this.and(this.shrBy(b, 31 - Math.clz32(mask)), this.constant(4, 1));
     const zf = this.let(flag(Rflags.ZF));
     // Parity of result 0 is even, of 1 odd: it needs correcting where PF differs from ZF.
     const low = this.or(
@@ -348,10 +344,7 @@ export abstract class Context extends Expressions {
       return;
     }
     const value = this.let(v);
-    const narrow = this.or(
-      this.and(this.gpr(4, 4), this.constant(4, 0xffff0000)),
-      this.low(value, 4),
-    );
+    const narrow = this.or(this.and(this.gpr(4, 4), this.constant(4, 0xffff0000)), this.low(value, 4));
     const all = this.select(this.stackIsBig(), this.low(value, 4), narrow);
     this.setGpr(4, this.let(all));
   }

@@ -192,11 +192,13 @@ function sahf(c: Context): void {
   c.setFlagBits(bits, c.let(c.overflow()));
 }
 
-const setDirection = (down: boolean) => (c: Context): void => {
-  const rest = c.loadAt(Off.FLAGS_REST, 4);
-  const value = down ? c.or(rest, c.constant(4, 0x400)) : c.and(rest, c.constant(4, ~0x400));
-  c.storeAt(Off.FLAGS_REST, value);
-};
+const setDirection =
+  (down: boolean) =>
+  (c: Context): void => {
+    const rest = c.loadAt(Off.FLAGS_REST, 4);
+    const value = down ? c.or(rest, c.constant(4, 0x400)) : c.and(rest, c.constant(4, ~0x400));
+    c.storeAt(Off.FLAGS_REST, value);
+  };
 
 /** Instructions on the flags (SDM 1 5.1.11) that ring 3 may always use. */
 export const flagInstructions: Family = {

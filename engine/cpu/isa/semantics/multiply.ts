@@ -24,32 +24,34 @@ function highProductSigned(c: Context, a: Value, b: Value): Value {
 }
 
 /** rDX:rAX (or AX) = rAX x operand. */
-const wideMultiply = (signed: boolean) => (c: Context): void => {
-  const size = c.size(0);
-  const b = c.read(0);
-  const a = c.let(c.gpr(0, size));
-  const extend = (v: Value, to: Size): Value => (signed ? c.signExtend(v, to) : c.zeroExtend(v, to));
-  let low: Value;
-  let high: Value;
-  if (size === 8) {
-    low = c.let(c.mul(a, b));
-    high = signed ? highProductSigned(c, a, b) : highProduct(c, a, b);
-  } else {
-    const product = c.let(c.mul(extend(a, 8), extend(b, 8)));
-    low = c.let(c.low(product, size));
-    high = c.let(c.low(c.shrBy(product, size * 8), size));
-  }
-  if (size === 1) {
-    const both = c.or(c.zeroExtend(low, 2), c.shlBy(c.zeroExtend(high, 2), 8));
-    c.setGpr(0, c.let(both));
-  } else {
-    c.setGpr(0, low);
-    c.setGpr(2, high);
-  }
-  const expected = signed ? c.sar(low, c.constant(size, size * 8 - 1)) : c.constant(size, 0);
-  const overflow = c.let(c.ne(high, expected));
-  c.flagsOf(low, overflow, overflow);
-};
+const wideMultiply =
+  (signed: boolean) =>
+  (c: Context): void => {
+    const size = c.size(0);
+    const b = c.read(0);
+    const a = c.let(c.gpr(0, size));
+    const extend = (v: Value, to: Size): Value => (signed ? c.signExtend(v, to) : c.zeroExtend(v, to));
+    let low: Value;
+    let high: Value;
+    if (size === 8) {
+      low = c.let(c.mul(a, b));
+      high = signed ? highProductSigned(c, a, b) : highProduct(c, a, b);
+    } else {
+      const product = c.let(c.mul(extend(a, 8), extend(b, 8)));
+      low = c.let(c.low(product, size));
+      high = c.let(c.low(c.shrBy(product, size * 8), size));
+    }
+    if (size === 1) {
+      const both = c.or(c.zeroExtend(low, 2), c.shlBy(c.zeroExtend(high, 2), 8));
+      c.setGpr(0, c.let(both));
+    } else {
+      c.setGpr(0, low);
+      c.setGpr(2, high);
+    }
+    const expected = signed ? c.sar(low, c.constant(size, size * 8 - 1)) : c.constant(size, 0);
+    const overflow = c.let(c.ne(high, expected));
+    c.flagsOf(low, overflow, overflow);
+  };
 
 /** Two- and three-operand IMUL: the product is cut to the operand size. */
 function multiplyInto(c: Context, a: Value, b: Value): void {

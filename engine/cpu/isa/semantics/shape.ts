@@ -2,9 +2,10 @@
  * The shape of an instruction: what code made for it may rely on without looking at a particular instruction. Equal
  * shapes share one handler; a compiled region has the instruction itself at hand besides.
  */
+
+import { Seg } from "../../state";
 import { type Instruction, NO_REG, OperandKind, RIP_BASE } from "../instruction";
 import { OPCODES } from "../opcodes";
-import { Seg } from "../../state";
 import type { Size } from "./expressions";
 
 export const Form = { REGISTER: "r", MEMORY: "m", IMMEDIATE: "i", SEGMENT: "s" } as const;

@@ -23,15 +23,19 @@ const partsOf = (c: Context): StringParts => ({
 });
 
 /** Linear address a pointer register gives; in flat shapes the segment has no part in it. */
-function pointer(c: Context, register: number, segment: AddressSegment, p: StringParts, access: "read" | "write"): Value {
+function pointer(
+  c: Context,
+  register: number,
+  segment: AddressSegment,
+  p: StringParts,
+  access: "read" | "write",
+): Value {
   const offset = c.let(c.zeroExtend(c.gpr(register, p.address), 8));
   return c.let(c.linear(segment, offset, p.size, access));
 }
 
-const source = (c: Context, p: StringParts): Value =>
-  pointer(c, RSI, c.shape.flat ? Seg.DS : "operand", p, "read");
-const destination = (c: Context, p: StringParts, access: "read" | "write"): Value =>
-  pointer(c, RDI, Seg.ES, p, access);
+const source = (c: Context, p: StringParts): Value => pointer(c, RSI, c.shape.flat ? Seg.DS : "operand", p, "read");
+const destination = (c: Context, p: StringParts, access: "read" | "write"): Value => pointer(c, RDI, Seg.ES, p, access);
 
 function advance(c: Context, register: number, p: StringParts): void {
   c.setGpr(register, c.let(c.add(c.gpr(register, p.address), c.stringStep(p.size, p.address))));

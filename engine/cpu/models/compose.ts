@@ -1,0 +1,168 @@
+/** CPUID leaves made from a description of a processor (SDM 2A CPUID; APM 3 appendix E). */
+import type { CpuidLeaf, CpuModel, Feature } from "./model";
+
+/** Where CPUID shows a feature. */
+interface FeatureBit {
+  readonly leaf: 1 | 6 | 7 | 0x8000_0001 | 0x8000_0008;
+  readonly register: "eax" | "ebx" | "ecx" | "edx";
+  readonly bit: number;
+}
+
+const group = (
+  leaf: FeatureBit["leaf"],
+  register: FeatureBit["register"],
+  bits: Partial<Record<Feature, number>>,
+): [Feature, FeatureBit][] =>
+  Object.entries(bits).map(([feature, bit]) => [feature as Feature, { leaf, register, bit }]);
+
+// biome-ignore format: bit numbers, as the manual lists them
+const FEATURE_BITS = new Map<Feature, FeatureBit>([
+  ...group(1, "edx", {
+    fpu: 0, vme: 1, de: 2, pse: 3, tsc: 4, msr: 5, pae: 6, mce: 7, cx8: 8, apic: 9, sep: 11, mtrr: 12, pge: 13, mca: 14,
+    cmov: 15, pat: 16, pse36: 17, clflush: 19, mmx: 23, fxsr: 24, sse: 25, sse2: 26,
+  }),
+  ...group(1, "ecx", {
+    sse3: 0, pclmulqdq: 1, monitor: 3, vmx: 5, ssse3: 9, fma: 12, cx16: 13, pcid: 17, "sse4.1": 19, "sse4.2": 20,
+    x2apic: 21, movbe: 22, popcnt: 23, "tsc-deadline": 24, aes: 25, xsave: 26, avx: 28, f16c: 29, rdrand: 30,
+  }),
+  ...group(6, "eax", { arat: 2 }),
+  ...group(7, "ebx", {
+    fsgsbase: 0, bmi1: 3, avx2: 5, smep: 7, bmi2: 8, erms: 9, invpcid: 10, rdseed: 18, adx: 19, smap: 20, clflushopt: 23,
+    clwb: 24, sha: 29,
+  }),
+  ...group(7, "ecx", { umip: 2, pku: 3, la57: 16, rdpid: 22 }),
+  ...group(0x8000_0001, "edx", { syscall: 11, nx: 20, page1gb: 26, rdtscp: 27, lm: 29 }),
+  ...group(0x8000_0001, "ecx", { lahf64: 0, svm: 2, lzcnt: 5, prefetchw: 8 }),
+  ...group(0x8000_0008, "ebx", { wbnoinvd: 9 }),
+]);
+
+/** A level of cache for leaf 4 (SDM 2A table 3-8). */
+interface Cache {
+  readonly type: 1 | 2 | 3;
+  readonly level: number;
+  readonly ways: number;
+  readonly sets: number;
+}
+
+const LINE = 64;
+const CACHES: readonly Cache[] = [
+  { type: 1, level: 1, ways: 8, sets: 64 },
+  { type: 2, level: 1, ways: 8, sets: 64 },
+  { type: 3, level: 2, ways: 8, sets: 512 },
+  { type: 3, level: 3, ways: 16, sets: 8192 },
+];
+
+export interface ModelDescription {
+  readonly name: string;
+  readonly vendor: CpuModel["vendor"];
+  readonly family: number;
+  readonly model: number;
+  readonly stepping: number;
+  /** At most 47 characters. */
+  readonly brand: string;
+  readonly features: readonly Feature[];
+  readonly physicalBits: number;
+  readonly linearBits: number;
+}
+
+/** Version information of leaf 1 (SDM 2A figure 3-6). */
+export function signature(family: number, model: number, stepping: number): number {
+  const extended = family > 15 ? family - 15 : 0;
+  return (extended << 20) | ((model >> 4) << 16) | (Math.min(family, 15) << 8) | ((model & 15) << 4) | stepping;
+}
+
+/** Four characters as a little-endian number. */
+function word(text: string, at: number): number {
+  let value = 0;
+  for (let i = 3; i >= 0; i--) value = value * 256 + (at + i < text.length ? text.charCodeAt(at + i) : 0);
+  return value;
+}
+
+/** TSC 1 GHz: a crystal of 25 MHz times 40 (leaf 15H), 1000 MHz nominal (leaf 16H). */
+const CRYSTAL_HZ = 25_000_000;
+const CRYSTAL_RATIO = 40;
+const MHZ = 1000;
+
+/** Bytes of XSAVE's standard format for the components of XCR0 this processor has. */
+const XSAVE_LEGACY = 576;
+const XSAVE_AVX = 832;
+
+export function composeModel(d: ModelDescription): CpuModel {
+  const features = new Set(d.features);
+  const intel = d.vendor === "GenuineIntel";
+  const flags = (leaf: FeatureBit["leaf"], register: FeatureBit["register"]): number => {
+    let value = 0;
+    for (const feature of features) {
+      const at = FEATURE_BITS.get(feature);
+      if (at?.leaf === leaf && at.register === register) value |= 1 << at.bit;
+    }
+    return value >>> 0;
+  };
+  const leaves: CpuidLeaf[] = [];
+  const add = (leaf: number, eax: number, ebx: number, ecx: number, edx: number, subleaf?: number): void => {
+    const registers = { eax: eax >>> 0, ebx: ebx >>> 0, ecx: ecx >>> 0, edx: edx >>> 0 };
+    leaves.push(subleaf === undefined ? { leaf, ...registers } : { leaf, subleaf, ...registers });
+  };
+
+  const highest = intel ? 0x16 : 0xd;
+  add(0, highest, word(d.vendor, 0), word(d.vendor, 8), word(d.vendor, 4));
+  const version = signature(d.family, d.model, d.stepping);
+  // CLFLUSH line size in units of 8 bytes, one logical processor.
+  add(1, version, ((LINE / 8) << 8) | (1 << 16), flags(1, "ecx"), flags(1, "edx"));
+  if (intel) {
+    // Descriptors: 64-byte prefetch, caches in leaf 4, TLBs in no leaf.
+    add(2, 0x00ff_ff01, 0xf0, 0, 0);
+    for (const [i, c] of CACHES.entries()) {
+      add(4, c.type | (c.level << 5) | (1 << 8), (LINE - 1) | ((c.ways - 1) << 22), c.sets - 1, 0, i);
+    }
+    add(4, 0, 0, 0, 0, CACHES.length);
+  }
+  add(5, 0, 0, 0, 0);
+  add(6, flags(6, "eax"), 0, 0, 0);
+  // Bit 1 of EBX: IA32_TSC_ADJUST, which Intel processors have.
+  add(7, 0, flags(7, "ebx") | (intel ? 2 : 0), flags(7, "ecx"), 0, 0);
+  if (intel) {
+    add(0xa, 0, 0, 0, 0);
+    add(0xb, 0, 1, 0x100, 0, 0);
+    add(0xb, 0, 1, 0x201, 0, 1);
+  }
+  if (features.has("xsave")) {
+    const avx = features.has("avx");
+    const size = avx ? XSAVE_AVX : XSAVE_LEGACY;
+    add(0xd, avx ? 7 : 3, XSAVE_LEGACY, size, 0, 0);
+    // XSAVEOPT and XSAVEC.
+    add(0xd, 3, 0, 0, 0, 1);
+    if (avx) add(0xd, XSAVE_AVX - XSAVE_LEGACY, XSAVE_LEGACY, 0, 0, 2);
+  } else add(0xd, 0, 0, 0, 0, 0);
+  if (intel) {
+    add(0x15, 1, CRYSTAL_RATIO, CRYSTAL_HZ, 0);
+    add(0x16, MHZ, MHZ, 100, 0);
+  }
+
+  const vendorWords = intel ? [0, 0, 0] : [word(d.vendor, 0), word(d.vendor, 8), word(d.vendor, 4)];
+  add(0x8000_0000, 0x8000_0008, vendorWords[0], vendorWords[1], vendorWords[2]);
+  // AMD repeats most of leaf 1's EDX here (APM 3 E.4.1).
+  const mirrored = intel ? 0 : flags(1, "edx") & 0x0183_f3ff;
+  const extendedEdx = flags(0x8000_0001, "edx") | mirrored;
+  add(0x8000_0001, intel ? 0 : version, 0, flags(0x8000_0001, "ecx"), extendedEdx);
+  for (let i = 0; i < 3; i++) {
+    const at = i * 16;
+    const [a, b, c, e] = [0, 4, 8, 12].map((k) => word(d.brand, at + k));
+    add(0x8000_0002 + i, a, b, c, e);
+  }
+  // L1 (AMD): 32 KBytes, 8 ways; L2: 256 KBytes, 8 ways (code 6).
+  const l1 = (32 << 24) | (8 << 16) | (1 << 8) | LINE;
+  add(0x8000_0005, 0, 0, intel ? 0 : l1, intel ? 0 : l1);
+  add(0x8000_0006, 0, 0, (256 << 16) | (6 << 12) | LINE, 0);
+  // Invariant TSC.
+  add(0x8000_0007, 0, 0, 0, 1 << 8);
+  add(0x8000_0008, d.physicalBits | (d.linearBits << 8), flags(0x8000_0008, "ebx"), 0, 0);
+  return {
+    name: d.name,
+    vendor: d.vendor,
+    leaves,
+    features,
+    physicalBits: d.physicalBits,
+    linearBits: d.linearBits,
+  };
+}

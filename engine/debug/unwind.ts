@@ -1,0 +1,147 @@
+/**
+ * Guest call stacks without unwind tables. A frame's caller is looked for, in this order: at the stack pointer while the
+ * function has not made its frame yet or is leaving it, behind the frame pointer, and in the stack slots from the stack
+ * pointer up. A slot counts only when its value lies behind a CALL; when symbols tell where the frame's function begins
+ * and the CALL is direct, it must be a call of that function, which makes frames without a frame pointer certain too.
+ */
+import { decode } from "../cpu/isa/decoder";
+import { newInstruction } from "../cpu/isa/instruction";
+import type { Machine } from "../machine/machine";
+import { codeContext, instructionAt, opcodeOffset, readInteger } from "./code";
+import type { SymbolIndex } from "./symbols";
+
+export interface Frame {
+  /** Linear address of the next instruction (of a caller: the one behind its call). */
+  readonly linear: bigint;
+  /** Address of the stack slot that holds it; null for the innermost frame. */
+  readonly slot: bigint | null;
+}
+
+type Call = { readonly direct: true; readonly target: bigint } | { readonly direct: false };
+/** How sure a return address is. */
+const Trust = { NONE: 0, CALL: 1, EXACT: 2 } as const;
+
+const MAX_FRAME = 1n << 20n;
+const SCAN_SLOTS = 512;
+const PUSH_RBP = 0x55;
+const scratch = newInstruction();
+
+class Unwinder {
+  private readonly bits: 16 | 32 | 64;
+  private readonly size: number;
+  private readonly mask: bigint;
+  private readonly csBase: bigint;
+
+  constructor(
+    private readonly machine: Machine,
+    private readonly vcpu: number,
+    private readonly symbols: SymbolIndex,
+  ) {
+    const context = codeContext(machine.vcpus[vcpu]);
+    this.bits = context.bits;
+    this.size = context.bits / 8;
+    this.csBase = context.csBase;
+    this.mask = context.bits === 64 ? (1n << 64n) - 1n : 0xffff_ffffn;
+  }
+
+  frames(limit: number): Frame[] {
+    const context = codeContext(this.machine.vcpus[this.vcpu]);
+    const frames: Frame[] = [{ linear: context.linear, slot: null }];
+    let { linear, stack, frame } = context;
+    let innermost = true;
+    while (frames.length < limit) {
+      const found = this.caller(linear, stack, frame, innermost);
+      if (!found) break;
+      frames.push({ linear: found.linear, slot: found.slot });
+      linear = found.linear;
+      stack = found.slot + BigInt(this.size);
+      if (found.framed) frame = (context.ssBase + (this.word(found.slot - BigInt(this.size)) ?? 0n)) & this.mask;
+      innermost = false;
+    }
+    return frames;
+  }
+
+  private caller(
+    linear: bigint,
+    stack: bigint,
+    frame: bigint,
+    innermost: boolean,
+  ): { linear: bigint; slot: bigint; framed: boolean } | undefined {
+    const start = this.symbols.at(innermost ? linear : linear - 1n)?.address;
+    const size = BigInt(this.size);
+    const at = (slot: bigint, least: number): { linear: bigint; slot: bigint; framed: boolean } | undefined => {
+      const back = this.returnAddress(slot);
+      return back !== undefined && this.trust(back, start) >= least ? { linear: back, slot, framed: false } : undefined;
+    };
+    const early = innermost ? this.early(linear, stack, start) : undefined;
+    if (early !== undefined) {
+      const found = at(early, Trust.CALL);
+      if (found) return found;
+    }
+    const framed = frame >= stack && frame - stack <= MAX_FRAME ? at(frame + size, Trust.CALL) : undefined;
+    if (framed && this.trust(framed.linear, start) === Trust.EXACT) return { ...framed, framed: true };
+    for (let i = 0; i < SCAN_SLOTS; i++) {
+      const found = at(stack + BigInt(i) * size, Trust.EXACT);
+      if (found) return found;
+    }
+    if (framed) return { ...framed, framed: true };
+    // Without a symbol nothing certain can be found; the nearest return address is the best guess, for the innermost frame.
+    for (let i = 0; innermost && start === undefined && i < SCAN_SLOTS; i++) {
+      const found = at(stack + BigInt(i) * size, Trust.CALL);
+      if (found) return found;
+    }
+    return undefined;
+  }
+
+  private word(address: bigint): bigint | undefined {
+    return readInteger(this.machine, this.vcpu, address & this.mask, this.size);
+  }
+
+  private returnAddress(slot: bigint): bigint | undefined {
+    const value = this.word(slot);
+    if (value === undefined || value === 0n) return undefined;
+    return this.bits === 64 ? value : (this.csBase + value) & this.mask;
+  }
+
+  private trust(linear: bigint, start: bigint | undefined): number {
+    const call = this.callBefore(linear);
+    if (!call) return Trust.NONE;
+    if (!call.direct || start === undefined) return Trust.CALL;
+    return call.target === start ? Trust.EXACT : Trust.NONE;
+  }
+
+  /** Slot of the return address at the first instructions of a function (PUSH rBP; MOV rBP, rSP) and at its RET. */
+  private early(linear: bigint, stack: bigint, start: bigint | undefined): bigint | undefined {
+    const { machine, vcpu, bits } = this;
+    if (linear === start || instructionAt(machine, vcpu, linear, bits)?.isReturn) return stack;
+    const code = machine.readMemory("gva", vcpu, linear, 3);
+    if (code[0] === PUSH_RBP) return stack;
+    const [before] = machine.readMemory("gva", vcpu, linear - 1n, 1);
+    const wide = code[0] === 0x48 && code[1] === 0x89 && code[2] === 0xe5;
+    const moves = wide || (code[0] === 0x89 && code[1] === 0xe5);
+    return before === PUSH_RBP && moves ? stack + BigInt(this.size) : undefined;
+  }
+
+  /** The CALL that ends right before `linear`. */
+  private callBefore(linear: bigint): Call | undefined {
+    for (const length of [5, 2, 3, 6, 7, 4, 8]) {
+      const from = linear - BigInt(length);
+      if (from < 0n) continue;
+      const bytes = this.machine.readMemory("gva", this.vcpu, from, length);
+      if (bytes.length < length) continue;
+      const at = opcodeOffset(bytes, this.bits);
+      const opcode = bytes[at];
+      const reg = (bytes[at + 1] >> 3) & 7;
+      if (opcode !== 0xe8 && opcode !== 0x9a && !(opcode === 0xff && (reg === 2 || reg === 3))) continue;
+      if (decode(bytes, 0, length, this.bits, scratch) !== length) continue;
+      if (opcode !== 0xe8) return { direct: false };
+      return { direct: true, target: (linear + BigInt(scratch.immediate)) & this.mask };
+    }
+    return undefined;
+  }
+}
+
+/** Innermost first, at least one frame, at most `limit`. */
+export function unwind(machine: Machine, vcpu: number, symbols: SymbolIndex, limit: number): Frame[] {
+  return new Unwinder(machine, vcpu, symbols).frames(limit);
+}

@@ -1,0 +1,148 @@
+/**
+ * The guest's own paging as KVM walks it for the emulator and KVM_TRANSLATE (arch/x86/kvm/mmu/paging_tmpl.h): 2-level, PAE,
+ * 4- and 5-level (SDM 3A chapter 4).
+ */
+import { Cr0, Cr4, EferBit, isLongMode, isPaging, kvmGetRflags, kvmPdptrRead, kvmReadCr0, kvmReadCr3, kvmReadCr4 } from "../kvmCacheRegs";
+import { gfnToMemslot, gpaToHpa, markPageDirtyInSlot } from "../memslots";
+import type { KvmVcpu } from "../types";
+import { Pferr } from "./fault";
+
+const PRESENT = 1n;
+const WRITABLE = 2n;
+const USER = 4n;
+const ACCESSED = 0x20n;
+const DIRTY = 0x40n;
+const LARGE = 0x80n;
+const NX = 1n << 63n;
+const ADDRESS = 0x000ffffffffff000n;
+
+export type GvaTranslation =
+  | { readonly ok: true; readonly gpa: number; readonly writable: boolean; readonly user: boolean }
+  /** Error code of the #PF. */
+  | { readonly ok: false; readonly errorCode: number };
+
+interface Level {
+  /** Bits of the linear address this level indexes with. */
+  readonly shift: bigint;
+  readonly bits: bigint;
+  readonly entryBytes: 4 | 8;
+}
+
+const LEGACY: readonly Level[] = [
+  { shift: 22n, bits: 10n, entryBytes: 4 },
+  { shift: 12n, bits: 10n, entryBytes: 4 },
+];
+const level64 = (shift: bigint): Level => ({ shift, bits: 9n, entryBytes: 8 });
+const PAE_LEVELS: readonly Level[] = [level64(21n), level64(12n)];
+const LONG4: readonly Level[] = [level64(39n), level64(30n), level64(21n), level64(12n)];
+const LONG5: readonly Level[] = [level64(48n), ...LONG4];
+
+/** Reads a paging-structure entry; undefined where there is no memory. */
+function readEntry(vcpu: KvmVcpu, gpa: number, bytes: 4 | 8): bigint | undefined {
+  const { memory } = vcpu.module.host;
+  const hpa = gpaToHpa(vcpu.kvm, gpa);
+  const offset = hpa < 0 ? -1 : memory.hostOffset(hpa);
+  if (offset < 0) return undefined;
+  return bytes === 8 ? memory.view.getBigUint64(offset, true) : BigInt(memory.view.getUint32(offset, true));
+}
+
+function updateEntry(vcpu: KvmVcpu, gpa: number, bytes: 4 | 8, entry: bigint): void {
+  const { memory } = vcpu.module.host;
+  const offset = memory.hostOffset(gpaToHpa(vcpu.kvm, gpa));
+  if (bytes === 8) memory.view.setBigUint64(offset, entry, true);
+  else memory.view.setUint32(offset, Number(entry), true);
+  const gfn = Math.floor(gpa / 4096);
+  markPageDirtyInSlot(gfnToMemslot(vcpu.kvm, gfn), gfn);
+}
+
+/**
+ * gva_to_gpa: translates a linear address.
+ * @param access Pferr.WRITE, USER and FETCH as the access has them
+ * @param touch set accessed and dirty bits, as the processor would
+ */
+export function gvaToGpa(vcpu: KvmVcpu, gva: bigint, access: number, touch: boolean): GvaTranslation {
+  if (!isPaging(vcpu)) return { ok: true, gpa: Number(gva & 0xffffffffn), writable: true, user: true };
+  const cr0 = kvmReadCr0(vcpu);
+  const cr4 = kvmReadCr4(vcpu);
+  const cr3 = kvmReadCr3(vcpu);
+  const nx = (vcpu.arch.efer & EferBit.NX) !== 0n;
+  const long = isLongMode(vcpu);
+  const fetchBit = access & Pferr.FETCH && (nx || cr4 & Cr4.SMEP) ? Pferr.FETCH : 0;
+  const code = (access & (Pferr.WRITE | Pferr.USER)) | fetchBit;
+  const fail = (extra: number): GvaTranslation => ({ ok: false, errorCode: code | extra });
+
+  let levels: readonly Level[];
+  let table: number;
+  if (long) {
+    levels = cr4 & Cr4.LA57 ? LONG5 : LONG4;
+    table = Number(cr3 & ADDRESS);
+  } else if (cr4 & Cr4.PAE) {
+    const pdpte = kvmPdptrRead(vcpu, Number((gva >> 30n) & 3n));
+    if (!(pdpte & PRESENT)) return fail(0);
+    levels = PAE_LEVELS;
+    table = Number(pdpte & ADDRESS);
+  } else {
+    levels = LEGACY;
+    table = Number(cr3 & 0xfffff000n);
+  }
+
+  let writable = true;
+  let user = true;
+  let executable = true;
+  const visited: { gpa: number; bytes: 4 | 8; entry: bigint }[] = [];
+  for (let i = 0; i < levels.length; i++) {
+    const { shift, bits, entryBytes } = levels[i];
+    const index = Number((gva >> shift) & ((1n << bits) - 1n));
+    const at = table + index * entryBytes;
+    const entry = readEntry(vcpu, at, entryBytes);
+    if (entry === undefined || !(entry & PRESENT)) return fail(0);
+    if (entryBytes === 8 && (reservedBits(vcpu) & entry || (entry & NX && !nx))) return fail(Pferr.PRESENT | Pferr.RSVD);
+    writable &&= (entry & WRITABLE) !== 0n;
+    user &&= (entry & USER) !== 0n;
+    if (entryBytes === 8 && entry & NX) executable = false;
+    visited.push({ gpa: at, bytes: entryBytes, entry });
+    const last = i === levels.length - 1;
+    const large = !last && (entry & LARGE) !== 0n && (entryBytes === 8 ? shift <= 30n : (cr4 & Cr4.PSE) !== 0n);
+    if (!last && !large) {
+      table = Number(entry & (entryBytes === 8 ? ADDRESS : 0xfffff000n));
+      continue;
+    }
+    if (!permitted(vcpu, access, writable, user, executable, cr0, cr4)) return fail(Pferr.PRESENT);
+    if (touch) setAccessedDirty(vcpu, visited, (access & Pferr.WRITE) !== 0);
+    const mask = (1n << shift) - 1n;
+    let base: bigint;
+    if (entryBytes === 4 && large) base = (entry & 0xffc00000n) | ((entry & 0x1fe000n) << 19n);
+    else if (entryBytes === 4) base = entry & 0xfffff000n;
+    else base = entry & ADDRESS & ~mask;
+    return { ok: true, gpa: Number(base | (gva & mask)), writable, user };
+  }
+  return fail(0);
+}
+
+const reservedBits = (vcpu: KvmVcpu): bigint => ADDRESS & ~((1n << BigInt(vcpu.arch.maxphyaddr)) - 1n);
+
+/** SDM 3A 4.6.1: access rights of supervisor and user accesses. */
+function permitted(
+  vcpu: KvmVcpu,
+  access: number,
+  writable: boolean,
+  user: boolean,
+  executable: boolean,
+  cr0: bigint,
+  cr4: bigint,
+): boolean {
+  const userAccess = (access & Pferr.USER) !== 0;
+  if (userAccess && !user) return false;
+  if (access & Pferr.FETCH) return executable && !(!userAccess && user && cr4 & Cr4.SMEP);
+  if (!userAccess && user && cr4 & Cr4.SMAP && !(kvmGetRflags(vcpu) & (1n << 18n))) return false;
+  if (access & Pferr.WRITE && !writable) return !userAccess && !(cr0 & Cr0.WP);
+  return true;
+}
+
+function setAccessedDirty(vcpu: KvmVcpu, visited: readonly { gpa: number; bytes: 4 | 8; entry: bigint }[], write: boolean): void {
+  for (let i = 0; i < visited.length; i++) {
+    const { gpa, bytes, entry } = visited[i];
+    const wanted = entry | ACCESSED | (write && i === visited.length - 1 ? DIRTY : 0n);
+    if (wanted !== entry) updateEntry(vcpu, gpa, bytes, wanted);
+  }
+}

@@ -1,0 +1,43 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import type { Accel } from "../../engine/machine/config";
+import { createMachine } from "../../engine/machine/create";
+import { silentTracer } from "../../engine/trace";
+
+const guests = join(__dirname, "../guests");
+
+/** Runs a guest that prints one line for each probe of the processor's behaviour, and gives its lines. */
+function lines(name: string, accel: Accel): string[] {
+  let output = "";
+  const machine = createMachine(
+    {
+      accel,
+      memory: 64 * 1024 * 1024,
+      smp: 1,
+      cpu: "default",
+      image: { name, bytes: readFileSync(join(guests, name, `${name}.elf`)) },
+      append: "",
+      tier: 0,
+    },
+    {
+      trace: silentTracer,
+      serialOutput: (_index, bytes) => {
+        output += Buffer.from(bytes).toString("latin1");
+      },
+    },
+  );
+  for (let i = 0; i < 100 && machine.ending === null; i++) machine.run(1_000_000);
+  expect(machine.ending).toEqual({ kind: "debug-exit", code: 0 });
+  return output.split("\n");
+}
+
+// The same image has run under QEMU, whose output is recorded (test/guests/golden.mjs).
+describe.each(["system64"])("%s behaves as under QEMU", (name) => {
+  const golden = readFileSync(join(guests, name, "golden.txt"), "utf8").split("\n");
+  test.each<Accel>(["none", "vmx"])("accel %s", (accel) => {
+    const actual = lines(name, accel);
+    const differences = golden.flatMap((line, i) => (actual[i] === line ? [] : [`QEMU ${line} | here ${actual[i]}`]));
+    expect(differences).toEqual([]);
+  });
+});
