@@ -90,18 +90,12 @@ export class Stack {
     const inModel = stop?.vcpu === vcpu ? await this.sources.map(stop.modelFrames) : [];
     const { frames: guest } = await engine.request("unwind", { vcpu, limit: MAX_FRAMES });
     const frames = inModel.map((frame) => this.modelFrame(vcpu, frame));
-    if (stop && stop.vcpu === vcpu && stop.traceKind !== 0)
-      frames.push({
-        id: this.add({ vcpu, kind: "label" }),
-        name: stop.text,
-        line: 0,
-        column: 0,
-        presentationHint: "label",
-      });
+    if (stop && stop.vcpu === vcpu && stop.modelFrames.length > 0) frames.push(this.label(vcpu, stop.text));
     for (const [i, frame] of guest.entries()) {
+      if (frame.interrupted) frames.push(this.label(vcpu, "interrupted"));
       const place = i < MAX_LISTED ? await this.listings.place(frame.linear, context) : undefined;
       frames.push({
-        ...this.guestFrame(vcpu, frame.linear, frame.slot !== null),
+        ...this.guestFrame(vcpu, frame.linear, frame.slot !== null && !frame.interrupted),
         ...(place ? { source: place.source, line: this.lineOut(place.line) } : {}),
       });
     }
@@ -116,6 +110,10 @@ export class Stack {
     const id = this.nextId++;
     this.frames.set(id, info);
     return id;
+  }
+
+  private label(vcpu: number, name: string): DebugProtocol.StackFrame {
+    return { id: this.add({ vcpu, kind: "label" }), name, line: 0, column: 0, presentationHint: "label" };
   }
 
   private modelFrame(vcpu: number, frame: MappedFrame): DebugProtocol.StackFrame {

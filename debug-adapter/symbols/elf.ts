@@ -8,7 +8,8 @@ export interface ElfSymbol {
   readonly name: string;
   readonly address: bigint;
   readonly size: bigint;
-  readonly kind: "function" | "object" | "label";
+  /** "constant": an absolute value, no address. */
+  readonly kind: "function" | "object" | "label" | "constant";
   readonly binding: "local" | "global" | "weak";
 }
 
@@ -35,6 +36,7 @@ const MACHINE_X86_64 = 62;
 const SHT_SYMTAB = 2;
 const SHT_DYNSYM = 11;
 const SHN_UNDEF = 0;
+const SHN_ABS = 0xfff1;
 const SHN_XINDEX = 0xffff;
 const STT_NOTYPE = 0;
 const STT_OBJECT = 1;
@@ -159,8 +161,8 @@ function readSymbols(reader: Reader, sections: readonly ElfSection[], table: Elf
     const info = reader.u8(at + (wide ? 4 : 12), what);
     const section = reader.u16(at + (wide ? 6 : 14), what);
     const type = info & 15;
-    const kind = type === STT_FUNC || type === STT_GNU_IFUNC ? "function" : type === STT_OBJECT ? "object" : "label";
-    if (section === SHN_UNDEF || nameOffset === 0 || (kind === "label" && type !== STT_NOTYPE)) continue;
+    const kind = kindOf(type, section);
+    if (section === SHN_UNDEF || nameOffset === 0 || kind === undefined) continue;
     symbols.push({
       name: reader.text(strings, nameOffset, what),
       address: reader.word(at + (wide ? 8 : 4), what),
@@ -170,4 +172,11 @@ function readSymbols(reader: Reader, sections: readonly ElfSection[], table: Elf
     });
   }
   return symbols;
+}
+
+function kindOf(type: number, section: number): ElfSymbol["kind"] | undefined {
+  if (type === STT_FUNC || type === STT_GNU_IFUNC) return "function";
+  if (type === STT_OBJECT) return "object";
+  if (type !== STT_NOTYPE) return undefined;
+  return section === SHN_ABS ? "constant" : "label";
 }

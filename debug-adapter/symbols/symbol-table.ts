@@ -13,7 +13,7 @@ export interface Symbol {
 
 /** How far a symbol without a size reaches when nothing follows it. */
 const UNSIZED_REACH = 0x1_0000n;
-const RANK = { function: 0, object: 1, label: 2 } as const;
+const RANK = { function: 0, object: 1, label: 2, constant: 3 } as const;
 const BINDING = { global: 0, weak: 1, local: 2 } as const;
 
 export class SymbolTable {
@@ -33,11 +33,12 @@ export class SymbolTable {
       }));
     for (const symbol of added) if (!this.byName.has(symbol.name)) this.byName.set(symbol.name, symbol);
     // A stable sort: of equals, functions first, then global before local.
-    this.sorted = [...this.sorted, ...added].sort((a, b) =>
+    this.sorted = [...this.sorted, ...added.filter((symbol) => symbol.kind !== "constant")].sort((a, b) =>
       a.address < b.address ? -1 : a.address > b.address ? 1 : RANK[a.kind] - RANK[b.kind],
     );
   }
 
+  /** Every symbol that has an address. */
   get all(): readonly Symbol[] {
     return this.sorted;
   }

@@ -181,7 +181,15 @@ export interface EngineRequests {
   /** Guest frames, innermost first: addresses of the next instruction of each. */
   unwind: {
     request: { readonly vcpu: number; readonly limit: number };
-    response: { readonly frames: readonly { readonly linear: bigint; readonly slot: bigint | null }[] };
+    response: {
+      readonly frames: readonly {
+        readonly linear: bigint;
+        /** Stack slot of the return address; null for the innermost frame. */
+        readonly slot: bigint | null;
+        /** An interrupt or exception took the processor away from here. */
+        readonly interrupted: boolean;
+      }[];
+    };
   };
   /** Every vCPU at a glance, for the threads view. */
   vcpus: { request: Record<string, never>; response: { readonly list: readonly VcpuSummary[] } };

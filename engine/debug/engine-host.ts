@@ -26,6 +26,7 @@ import { parseExpression } from "./expression";
 import { captureModelFrames } from "./model-frames";
 import { fieldWidthBits, MachineScope } from "./names";
 import type { CommandPump } from "./pump";
+import { EXIT_STAGES } from "./stepping";
 import { type Decision, Stops } from "./stops";
 import { type EngineSymbol, SymbolIndex } from "./symbols";
 import { unwind } from "./unwind";
@@ -180,7 +181,9 @@ export class EngineHost {
       this.busy = false;
     }
     if (!decision) return;
-    const frames = point.kind === TraceKind.Instruction ? [] : captureModelFrames(this.tracer.hit);
+    // On the bare processor only a device's own code is a model at work; everything else is the guest's story.
+    const told = this.machine?.config.accel === "none" ? TraceKind.Device : EXIT_STAGES;
+    const frames = point.kind & told ? captureModelFrames(this.tracer.hit) : [];
     this.stopHere(decision, point, frames);
     this.wait();
   }

@@ -97,7 +97,8 @@ export class Step {
       if (!back || back.slot === null)
         throw new Error("no return address was found on the stack: step over or set a breakpoint instead");
       this.within = true;
-      this.setGoal({ linear: back.linear, stack: back.slot + 1n });
+      // An interrupted program of another privilege has another stack.
+      this.setGoal({ linear: back.linear, stack: back.interrupted ? null : back.slot + 1n });
       return;
     }
     const context = codeContext(machine.vcpus[resume.vcpu]);

@@ -3,6 +3,7 @@
  * function has not made its frame yet or is leaving it, behind the frame pointer, and in the stack slots from the stack
  * pointer up. A slot counts only when its value lies behind a CALL; when symbols tell where the frame's function begins
  * and the CALL is direct, it must be a call of that function, which makes frames without a frame pointer certain too.
+ * Where no caller is found, an interrupt's frame is looked for (SDM 3A 6.12.1, 6.14.2): handlers were not called.
  */
 import { decode } from "../cpu/isa/decoder";
 import { newInstruction } from "../cpu/isa/instruction";
@@ -15,6 +16,16 @@ export interface Frame {
   readonly linear: bigint;
   /** Address of the stack slot that holds it; null for the innermost frame. */
   readonly slot: bigint | null;
+  /** An interrupt or exception took the processor away from here: `linear` is not behind a call. */
+  readonly interrupted: boolean;
+}
+
+interface Caller {
+  readonly linear: bigint;
+  readonly slot: bigint;
+  /** Linear stack pointer of the caller. */
+  readonly stack: bigint;
+  readonly by: "call" | "frame" | "interrupt";
 }
 
 type Call = { readonly direct: true; readonly target: bigint } | { readonly direct: false };
@@ -23,6 +34,10 @@ const Trust = { NONE: 0, CALL: 1, EXACT: 2 } as const;
 
 const MAX_FRAME = 1n << 20n;
 const SCAN_SLOTS = 512;
+const INTERRUPT_SLOTS = 64;
+/** RFLAGS bits that are always 0 (SDM 1 3.4.3), and the one that is always 1. */
+const FLAGS_ZERO = ~0x3f_7fd7n;
+const FLAGS_ONE = 2n;
 const PUSH_RBP = 0x55;
 const scratch = newInstruction();
 
@@ -46,17 +61,19 @@ class Unwinder {
 
   frames(limit: number): Frame[] {
     const context = codeContext(this.machine.vcpus[this.vcpu]);
-    const frames: Frame[] = [{ linear: context.linear, slot: null }];
+    const frames: Frame[] = [{ linear: context.linear, slot: null, interrupted: false }];
     let { linear, stack, frame } = context;
-    let innermost = true;
+    // Whether the frame may be anywhere in its function, not just behind a call.
+    let anywhere = true;
     while (frames.length < limit) {
-      const found = this.caller(linear, stack, frame, innermost);
+      const found = this.caller(linear, stack, frame, anywhere, frames.length === 1);
       if (!found) break;
-      frames.push({ linear: found.linear, slot: found.slot });
+      anywhere = found.by === "interrupt";
+      frames.push({ linear: found.linear, slot: found.slot, interrupted: anywhere });
       linear = found.linear;
-      stack = found.slot + BigInt(this.size);
-      if (found.framed) frame = (context.ssBase + (this.word(found.slot - BigInt(this.size)) ?? 0n)) & this.mask;
-      innermost = false;
+      stack = found.stack;
+      if (found.by === "frame")
+        frame = (context.ssBase + (this.word(found.slot - BigInt(this.size)) ?? 0n)) & this.mask;
     }
     return frames;
   }
@@ -65,30 +82,59 @@ class Unwinder {
     linear: bigint,
     stack: bigint,
     frame: bigint,
+    anywhere: boolean,
     innermost: boolean,
-  ): { linear: bigint; slot: bigint; framed: boolean } | undefined {
-    const start = this.symbols.at(innermost ? linear : linear - 1n)?.address;
+  ): Caller | undefined {
+    const start = this.symbols.at(anywhere ? linear : linear - 1n)?.address;
     const size = BigInt(this.size);
-    const at = (slot: bigint, least: number): { linear: bigint; slot: bigint; framed: boolean } | undefined => {
+    const at = (slot: bigint, least: number, by: Caller["by"]): Caller | undefined => {
       const back = this.returnAddress(slot);
-      return back !== undefined && this.trust(back, start) >= least ? { linear: back, slot, framed: false } : undefined;
+      if (back === undefined || this.trust(back, start) < least) return undefined;
+      return { linear: back, slot, stack: slot + size, by };
     };
-    const early = innermost ? this.early(linear, stack, start) : undefined;
+    const early = anywhere ? this.early(linear, stack, start) : undefined;
     if (early !== undefined) {
-      const found = at(early, Trust.CALL);
+      const found = at(early, Trust.CALL, "call");
       if (found) return found;
     }
-    const framed = frame >= stack && frame - stack <= MAX_FRAME ? at(frame + size, Trust.CALL) : undefined;
-    if (framed && this.trust(framed.linear, start) === Trust.EXACT) return { ...framed, framed: true };
+    const framed = frame >= stack && frame - stack <= MAX_FRAME ? at(frame + size, Trust.CALL, "frame") : undefined;
+    if (framed && this.trust(framed.linear, start) === Trust.EXACT) return framed;
     for (let i = 0; i < SCAN_SLOTS; i++) {
-      const found = at(stack + BigInt(i) * size, Trust.EXACT);
+      const found = at(stack + BigInt(i) * size, Trust.EXACT, "call");
       if (found) return found;
     }
-    if (framed) return { ...framed, framed: true };
+    const interrupted = this.interruptFrame(stack);
+    if (interrupted && !(framed && framed.slot < interrupted.slot)) return interrupted;
+    if (framed) return framed;
     // Without a symbol nothing certain can be found; the nearest return address is the best guess, for the innermost frame.
     for (let i = 0; innermost && start === undefined && i < SCAN_SLOTS; i++) {
-      const found = at(stack + BigInt(i) * size, Trust.CALL);
+      const found = at(stack + BigInt(i) * size, Trust.CALL, "call");
       if (found) return found;
+    }
+    return undefined;
+  }
+
+  /** What an interrupt pushed: RIP, CS, RFLAGS and, in 64-bit mode always, RSP and SS. */
+  private interruptFrame(stack: bigint): Caller | undefined {
+    if (this.bits === 16) return undefined;
+    const size = BigInt(this.size);
+    const cs = this.machine.vcpus[this.vcpu].registers.read("cs");
+    for (let i = 0; i < INTERRUPT_SLOTS; i++) {
+      const slot = stack + BigInt(i) * size;
+      const [back, selector, flags] = [0n, 1n, 2n].map((n) => this.word(slot + n * size));
+      if (back === undefined || selector === undefined || flags === undefined) return undefined;
+      if (selector !== cs && (selector > 0xffffn || (selector & 3n) !== 3n)) continue;
+      if ((flags & FLAGS_ZERO) !== 0n || (flags & FLAGS_ONE) === 0n || back === 0n) continue;
+      const linear = this.bits === 64 ? back : (this.csBase + back) & this.mask;
+      if (!instructionAt(this.machine, this.vcpu, linear, this.bits)) continue;
+      const after = slot + 3n * size;
+      if (this.bits === 32 && selector === cs) return { linear, slot, stack: after, by: "interrupt" };
+      const pointer = this.word(after);
+      if (pointer === undefined) continue;
+      // The processor aligns RSP to 16 bytes before it pushes.
+      const near = pointer >= after + 2n * size && pointer < after + 2n * size + 16n;
+      if (selector === cs && !near) continue;
+      return { linear, slot, stack: pointer, by: "interrupt" };
     }
     return undefined;
   }

@@ -154,23 +154,30 @@ function completeEmulatedMmio(vcpu: KvmVcpu): number {
 
 // --- ports --------------------------------------------------------------------------------------------------------------
 
-/** emulator_pio_in_out: the kernel's chips, or kvm_run. @returns whether it is done */
-function emulatorPioInOut(vcpu: KvmVcpu, size: number, port: number, data: Uint8Array, count: number, input: boolean): boolean {
+/** emulator_pio_in_out: the kernel's chips serve all items, or kvm_run takes them to userspace. @returns whether it is done */
+function emulatorPioInOut(
+  vcpu: KvmVcpu,
+  size: number,
+  port: number,
+  data: Uint8Array,
+  count: number,
+  input: boolean,
+): boolean {
   const { arch, state } = vcpu;
   for (let i = 0; i < count; i++) {
     const item = data.subarray(i * size, (i + 1) * size);
     const served = input
       ? kvmIoBusRead(vcpu.kvm, vcpu, KvmBus.PIO, port, item)
       : kvmIoBusWrite(vcpu.kvm, vcpu, KvmBus.PIO, port, item);
-    if (served) continue;
-    // A device may disappear between items; without any the whole goes to userspace.
+    if (served) {
+      if (i === count - 1) return true;
+      continue;
+    }
     if (i === 0) break;
-    if (input) item.fill(0);
-    if (i === count - 1) return true;
+    // The device went away in between: writes are dropped, reads give 0.
+    if (input) data.fill(0, i * size);
+    return true;
   }
-  const first = data.subarray(0, size);
-  const inKernel = count > 0 && kernelHasPort(vcpu, port, first.length);
-  if (inKernel) return true;
   arch.pio.port = port;
   arch.pio.in = input;
   arch.pio.count = count;
@@ -190,11 +197,6 @@ function emulatorPioInOut(vcpu: KvmVcpu, size: number, port: number, data: Uint8
     },
   };
   return false;
-}
-
-/** Whether a device of the PIO bus claims the access. */
-function kernelHasPort(vcpu: KvmVcpu, port: number, size: number): boolean {
-  return vcpu.kvm.buses.ranges[KvmBus.PIO].some((r) => port >= r.addr && port + size <= r.addr + r.len);
 }
 
 /** emulator_pio_in. @returns whether `data` holds the items now */
@@ -389,14 +391,12 @@ export function x86EmulateInstruction(vcpu: KvmVcpu, cr2OrGpa: bigint, emulation
       if (!arch.pio.in) arch.pio.count = 0;
       else arch.completeUserspaceIo = "completeEmulatedPio";
       if (result !== "io-needed") finishInstruction(vcpu, emul, result);
-      else emul.writebackRegisters();
       return 0;
     }
     if (state.mmioNeeded) {
       vcpu.stat.mmio_exits++;
       arch.completeUserspaceIo = "completeEmulatedMmio";
       if (result !== "io-needed") finishInstruction(vcpu, emul, result);
-      else emul.writebackRegisters();
       return 0;
     }
     if (result === "restart") {
@@ -407,16 +407,16 @@ export function x86EmulateInstruction(vcpu: KvmVcpu, cr2OrGpa: bigint, emulation
   }
 }
 
-/** Registers, flags and RIP take effect. `again`: a repeated string instruction stays at its own RIP. */
+/** Registers, flags and RIP take effect; a repeated string instruction that is not through stays at its own RIP. */
 function finishInstruction(vcpu: KvmVcpu, emul: X86Emulator, result: EmulateResult): number {
   const before = kvmGetRflags(vcpu);
   emul.writebackRegisters();
-  if (result === "again") return 1;
+  vcpu.arch.emulate = null;
+  if (result !== "done") return 1;
   emul.writebackRip();
   vcpu.module.ops.setRflags(vcpu, emul.rflags & ~RF);
   vcpu.module.ops.setInterruptShadow(vcpu, 0);
   vcpu.module.host.clock.retire(1);
-  vcpu.arch.emulate = null;
   return before & TF ? kvmVcpuDoSinglestep(vcpu) : 1;
 }
 

@@ -16,7 +16,8 @@ function golden(name: string): string[] {
   return text.split("\n").flatMap((line) => {
     const row = /^\s*\d+: ([0-9a-f]+)\s+(\d+) (\w+)\s+(\w+)\s+\w+\s+(\w+) (\S+)$/.exec(line);
     if (!row || row[5] === "UND" || !kinds[row[3]]) return [];
-    return [`${BigInt("0x" + row[1]).toString(16)} ${row[2]} ${kinds[row[3]]} ${row[4].toLowerCase()} ${row[6]}`];
+    const kind = row[5] === "ABS" && row[3] === "NOTYPE" ? "constant" : kinds[row[3]];
+    return [`${BigInt("0x" + row[1]).toString(16)} ${row[2]} ${kind} ${row[4].toLowerCase()} ${row[6]}`];
   });
 }
 

@@ -25,7 +25,7 @@ test("x", async () => {
     const r = await w.row("Variables", /^rsp/);
     await r.hover();
     await w.screenshot("hover");
-    await w.page.locator('.action-label[aria-label*="Binary" i]').first().click();
+    await r.locator('.codicon-debug-inspect-memory').first().click();
     await w.page.waitForTimeout(2500);
     await w.screenshot("memory");
     await w.toolbar("continue");

@@ -54,6 +54,8 @@ export const MODEL_NAMES: readonly string[] = MODELS.map((m) => m.name);
 /** The model of a machine that names none. */
 export const DEFAULT_MODEL: string = core.name;
 
+/** A model by name; "default" is the one of a machine that names none. */
 export function findModel(name: string): CpuModel | undefined {
+  if (name === "default") return core;
   return MODELS.find((m) => m.name === name);
 }

@@ -15,7 +15,7 @@ import { secondaryControls } from "./guest-mode";
 import { loadMsrs, storeMsrs } from "./msr-lists";
 import { GUEST_PLANS, HOST_PLAN, load, PDPTE_PLAN, save } from "./transfer";
 import type { VmxUnit } from "./unit";
-import { AbortWord, word } from "./vmcs";
+import { AbortWord, highHalf, lowHalf, word } from "./vmcs";
 
 const W = {
   REASON: word(Field.VM_EXIT_REASON),
@@ -113,14 +113,14 @@ export class ExitRecorder implements EptExits {
   constructor(private readonly unit: VmxUnit) {}
 
   setQualification(value: bigint): void {
-    this.qualificationLo = Number(BigInt.asIntN(32, value));
-    this.qualificationHi = Number(BigInt.asIntN(32, value >> 32n));
+    this.qualificationLo = lowHalf(value);
+    this.qualificationHi = highHalf(value);
   }
 
   setLinear(linear: bigint | undefined): void {
     if (linear === undefined) return;
-    this.linearLo = Number(BigInt.asIntN(32, linear));
-    this.linearHi = Number(BigInt.asIntN(32, linear >> 32n));
+    this.linearLo = lowHalf(linear);
+    this.linearHi = highHalf(linear);
     this.hasLinear = true;
   }
 

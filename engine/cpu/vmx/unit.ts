@@ -20,7 +20,7 @@ import { secondaryControls, VmxGuestMode } from "./guest-mode";
 import type { MsrAccess } from "./msr-lists";
 import { type WriteEffect, writeEffect } from "./transfer";
 import { VmError } from "./vm-instruction-errors";
-import { isCanonical, LaunchWord, RevisionWord, VMCS_REVISION, Vmcs, word } from "./vmcs";
+import { highHalf, isCanonical, LaunchWord, lowHalf, RevisionWord, VMCS_REVISION, Vmcs, word } from "./vmcs";
 import {
   type FailedCheck,
   VM_FAIL_INVALID,
@@ -82,7 +82,7 @@ export class VmxUnit implements Vmx {
   /** Name of the unit's clock events. */
   readonly clockOwner: string;
   private data: VmxState = newVmxState();
-  private readonly access: (FieldAccess | undefined)[] = [];
+  private readonly access: (FieldAccess | undefined)[] = new Array(0x4000).fill(undefined);
 
   /** `cpu` needs its state, model, memory and clock already. */
   constructor(
@@ -290,9 +290,9 @@ export class VmxUnit implements Vmx {
     const field = this.fieldAccess(encoding);
     if (!field) return this.failure(VmError.UNSUPPORTED_VMCS_COMPONENT);
     if (field.readOnly) return this.failure(VmError.VMWRITE_READ_ONLY_VMCS_COMPONENT);
-    const lo = Number(BigInt.asIntN(32, value));
+    const lo = lowHalf(value);
     if (encoding & 1) this.store(field, this.vmcs.lo(field.word), lo);
-    else this.store(field, lo, Number(BigInt.asIntN(32, value >> 32n)));
+    else this.store(field, lo, highHalf(value));
     return VM_SUCCEED;
   }
 
@@ -329,7 +329,7 @@ export class VmxUnit implements Vmx {
     const bad = () => this.failure(VmError.INVALID_OPERAND_TO_INVEPT_INVVPID);
     if (type < 0 || type > 3) return bad();
     if (type !== 2 && (vpid === 0 || vpid > 0xffff)) return bad();
-    if (type === 0 && !isCanonical(Number(BigInt.asIntN(32, linear >> 32n)), this.cpu.model.linearBits)) return bad();
+    if (type === 0 && !isCanonical(highHalf(linear), this.cpu.model.linearBits)) return bad();
     if (type === 0) this.cpu.mmu.invalidateTagged({ vpid, linear });
     else if (type === 1) this.cpu.mmu.invalidateTagged({ vpid });
     else if (type === 3) this.cpu.mmu.invalidateTagged({ vpid, keepGlobals: true });

@@ -27,11 +27,13 @@ export const word = (field: Field): number => offsetOf(field) >> 2;
 /** A VMCS region that lies in RAM. */
 export class Vmcs {
   readonly i32: Int32Array;
+  private readonly view: DataView;
   /** Index of the region's first word in `i32`; -1 when there is no current VMCS. */
   at = -1;
 
   constructor(memory: PhysicalMemory) {
     this.i32 = memory.i32;
+    this.view = memory.view;
   }
 
   /** Low half of a field by word, signed. */
@@ -45,7 +47,7 @@ export class Vmcs {
     return this.i32[this.at + w] >>> 0;
   }
   u64(w: number): bigint {
-    return (BigInt(this.i32[this.at + w + 1] >>> 0) << 32n) | BigInt(this.i32[this.at + w] >>> 0);
+    return this.view.getBigUint64((this.at + w) * 4, true);
   }
   /** A physical address field as a number; bits above 52 are lost. */
   address(w: number): number {
@@ -58,14 +60,23 @@ export class Vmcs {
     this.i32[this.at + w] = lo;
     this.i32[this.at + w + 1] = hi;
   }
-  setBig(w: number, value: bigint): void {
-    this.i32[this.at + w] = Number(BigInt.asIntN(32, value));
-    this.i32[this.at + w + 1] = Number(BigInt.asIntN(32, value >> 32n));
-  }
   /** A field by encoding (full access). */
   get(field: Field): bigint {
     return this.u64(FIELD_OFFSETS[field >> 1] >> 2);
   }
+}
+
+const wide = new BigInt64Array(1);
+const halves = new Int32Array(wide.buffer);
+
+/** Halves of a 64-bit value as signed numbers, without any intermediate bigint. Little-endian hosts, as wasm has it. */
+export function lowHalf(value: bigint): number {
+  wide[0] = value;
+  return halves[0];
+}
+export function highHalf(value: bigint): number {
+  wide[0] = value;
+  return halves[1];
 }
 
 /** Bits 63:47 of an address are all equal (48-bit linear addresses), or 63:56 (57-bit). */

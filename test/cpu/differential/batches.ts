@@ -2,9 +2,9 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { Random } from "../random";
-import { undefinedFlags } from "./flags-undefined";
+import { undefinedState } from "./flags-undefined";
 import { generate, rowsFor } from "./generate";
-import type { Instance, Mode, Result } from "./instance";
+import { COMPLETED, type Instance, type Mode, type Result, startRip } from "./instance";
 
 export const BATCH = 1000;
 
@@ -35,24 +35,39 @@ export function batchOf(mode: Mode, number: number): Instance[] {
 /** The flags compared: the six arithmetic ones and DF. */
 const COMPARED_FLAGS = 0xcd5;
 const PAGE_FAULT = 14;
+/** The user's 64-bit code in Linux's GDT, without RPL. */
+const LONG_CODE_SELECTOR = 0x30;
 
-/** Whether both mean the same outcome: architecturally defined state only. */
-export function normalised(instance: Instance, result: Result): Result {
+/** Architecturally defined state only: what two processors must agree on. */
+export function normalised(instance: Instance, raw: Result): Result {
+  const result = withoutNextFetch(instance, raw);
   const gpr = result.gpr.slice();
-  if (instance.mode !== 64) {
+  const { flags, operand0 } = undefinedState(instance, result.vector);
+  if (operand0) gpr[operand0.register] &= ~operand0.bits;
+  const long = (result.selectors[0] & ~3) === LONG_CODE_SELECTOR;
+  if (instance.mode !== 64 || !long) {
     // Outside 64-bit code R8..R15 do not exist and upper halves are undefined (SDM 1, 3.4.1.1).
-    for (let i = 0; i < 16; i++) gpr[i] = i < 8 ? BigInt.asUintN(32, gpr[i]) : 0n;
+    for (let i = 0; i < 16; i++) gpr[i] = i < 8 || instance.mode === 64 ? BigInt.asUintN(32, gpr[i]) : 0n;
   }
+  const [cs, ss, ds, es] = result.selectors;
   return {
     gpr,
     rip: result.rip,
-    rflags: result.rflags & COMPARED_FLAGS & ~undefinedFlags(instance, result.vector),
+    rflags: result.rflags & COMPARED_FLAGS & ~flags,
     vector: result.vector,
-    error: result.error,
+    // Linux pretends that pages of its own half are present, so as not to show its address space.
+    error: result.vector === PAGE_FAULT && result.cr2 >= 1n << 47n ? result.error | 1 : result.error,
     cr2: result.vector === PAGE_FAULT ? result.cr2 : 0n,
-    selectors: result.selectors,
+    // A return from the supervisor clears null selectors whatever their RPL (SDM 2A, IRET).
+    selectors: [cs, ss, ...[ds, es].map((selector) => (selector < 4 ? 0 : selector))],
     changes: result.changes,
   };
+}
+
+/** A branch to where no code can be fetched was completed itself: the fault belongs to the next instruction. */
+function withoutNextFetch(instance: Instance, result: Result): Result {
+  if (result.vector !== PAGE_FAULT || result.cr2 !== result.rip || result.rip === startRip(instance)) return result;
+  return { ...result, vector: COMPLETED, error: 0 };
 }
 
 const scratch = Buffer.alloc(1 << 16);

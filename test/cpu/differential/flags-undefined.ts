@@ -53,6 +53,11 @@ export const UNDEFINED_FLAGS: readonly UndefinedRow[] = [
       + "iteration on others; a resumed one does not read them" },
 ];
 
+/** Bits of a register destination that are undefined. */
+const UNDEFINED_RESULTS: readonly { mnemonics: readonly Mnemonic[]; bits: bigint; section: string }[] = [
+  { mnemonics: ["LAR"], bits: 0xf0000n, section: "2A LAR: bits 19:16 are undefined" },
+];
+
 const instruction = newInstruction();
 
 function countOf(instance: Instance, decoded: Instruction): number {
@@ -61,16 +66,24 @@ function countOf(instance: Instance, decoded: Instruction): number {
   return raw & (decoded.operands[0].size === 8 ? 63 : 31);
 }
 
-/** Flags that may have any value after this instance, as a mask of RFLAGS. */
-export function undefinedFlags(instance: Instance, vector: number): number {
-  if (decode(instance.code, 0, instance.length, instance.mode, instruction) <= 0) return 0;
+export interface UndefinedState {
+  /** Flags that may have any value, as a mask of RFLAGS. */
+  readonly flags: number;
+  /** Bits of the destination register that may have any value. */
+  readonly operand0?: { readonly register: number; readonly bits: bigint };
+}
+
+/** What may have any value after this instance. */
+export function undefinedState(instance: Instance, vector: number): UndefinedState {
+  if (decode(instance.code, 0, instance.length, instance.mode, instruction) <= 0) return { flags: 0 };
   const { mnemonic } = OPCODES[instruction.opcode];
+  const circumstances = { bits: instruction.operands[0].size * 8, count: countOf(instance, instruction), vector };
   let flags = 0;
-  let circumstances: Circumstances | undefined;
   for (const row of UNDEFINED_FLAGS) {
-    if (!row.mnemonics.includes(mnemonic)) continue;
-    circumstances ??= { bits: instruction.operands[0].size * 8, count: countOf(instance, instruction), vector };
-    if (row.when === undefined || row.when(circumstances)) flags |= row.flags;
+    if (row.mnemonics.includes(mnemonic) && (row.when === undefined || row.when(circumstances))) flags |= row.flags;
   }
-  return flags;
+  const result = UNDEFINED_RESULTS.find((row) => row.mnemonics.includes(mnemonic));
+  const [destination] = instruction.operands;
+  if (!result || destination.kind !== OperandKind.GPR) return { flags };
+  return { flags, operand0: { register: destination.reg, bits: result.bits } };
 }

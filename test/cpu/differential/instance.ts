@@ -103,7 +103,7 @@ export function decodeResults(bytes: Uint8Array, instances: readonly Instance[])
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const results: Result[] = [];
   let at = 0;
-  for (const instance of instances) {
+  while (results.length < instances.length) {
     const gpr = new BigUint64Array(16);
     for (let i = 0; i < 16; i++) gpr[i] = view.getBigUint64(at + i * 8, true);
     const result: Result = {
@@ -125,10 +125,6 @@ export function decodeResults(bytes: Uint8Array, instances: readonly Instance[])
     if (result.vector === BREAKPOINT) {
       result.vector = COMPLETED;
       result.rip -= 1n;
-      result.error = 0;
-    } else if (result.vector === PAGE_FAULT && result.cr2 === result.rip && result.rip !== startRip(instance)) {
-      // A branch out of the code page: the branch itself was completed, the next fetch failed.
-      result.vector = COMPLETED;
       result.error = 0;
     }
     if (result.vector !== PAGE_FAULT) result.cr2 = 0n;

@@ -3,8 +3,8 @@
 
 #define EXITS 1000000
 
-/* The guest: CPUID in a loop, then VMCALL. */
-__attribute__((naked, noreturn)) static void guest(void) {
+/* The guest: CPUID in a loop, then VMCALL. It has pages of its own, as guests do. */
+__attribute__((naked, noreturn, section(".guest"))) void guest(void) {
   __asm__ volatile("mov %0, %%r12d\n"
                    "1: xor %%eax, %%eax\n"
                    "cpuid\n"

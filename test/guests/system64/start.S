@@ -152,7 +152,7 @@ gdt:    .quad   0
         .quad   0x0000910000000000      # 0x38 data, read-only
         .quad   0x00209f0000000000      # 0x40 code, 64-bit, conforming
         .quad   0x0000990000000000      # 0x48 code, execute-only, neither L nor D
-        .quad   0x00601b0000000000      # 0x50 code, not present, L and D
+        .quad   0x00201b0000000000      # 0x50 code, 64-bit, not present
         .quad   0x00609b0000000000      # 0x58 code, L and D both set
         .quad   0, 0                    # 0x60 TSS, filled in
         .quad   0, 0                    # 0x70 call gate, filled in
