@@ -45,6 +45,7 @@ export class DataWatch {
   updateDebugRegisters(): boolean {
     const { state } = this;
     const dr7 = state.lo(Off.DR7);
+    if ((dr7 & 0xff) === 0 && this.registers.length === 0) return false;
     const list: DebugRegister[] = [];
     if (dr7 & 0xff) {
       for (let index = 0; index < 4; index++) {

@@ -18,6 +18,7 @@ import {
   Next,
   RunExit,
   type SecondStage,
+  type SystemHandler,
   Vector,
   VmExitTaken,
   type Watchpoint,
@@ -78,6 +79,9 @@ const PSEUDO: ReadonlySet<number> = new Set([Key.SYSTEM, Key.GOTO, Key.CROSS, Ke
 
 /** These load RFLAGS with RF as their image says. */
 const SETS_RF: ReadonlySet<string> = new Set(["IRET", "SYSRET", "VMLAUNCH", "VMRESUME"]);
+
+/** SystemHandler of each row of the opcode table. */
+const HANDLERS: readonly (SystemHandler | undefined)[] = OPCODES.map((row) => systemHandlers[row.mnemonic]);
 
 const SHADOW = Inhibit.STI | Inhibit.MOV_SS;
 
@@ -257,6 +261,8 @@ export class Processor implements Cpu {
         case ExitStatus.AGAIN:
           return;
         case ExitStatus.MISS:
+          // What the next instruction may raise is not for this stay.
+          if (this.own.retired >= end) return;
           crossing = this.crossingRecord();
           if (crossing < 0) return;
           break;
@@ -342,7 +348,7 @@ export class Processor implements Cpu {
         state.setU32(Off.STATUS, ExitStatus.ATTENTION);
         return 1;
       }
-      const handler = systemHandlers[mnemonic];
+      const handler = HANDLERS[instruction.opcode];
       if (!handler) throw new CpuFault(Vector.UD);
       const next = handler(this, instruction);
       const shadow = state.u32(Off.INHIBIT) & SHADOW;

@@ -126,7 +126,8 @@ class Unwinder {
       if (selector !== cs && (selector > 0xffffn || (selector & 3n) !== 3n)) continue;
       if ((flags & FLAGS_ZERO) !== 0n || (flags & FLAGS_ONE) === 0n || back === 0n) continue;
       const linear = this.bits === 64 ? back : (this.csBase + back) & this.mask;
-      if (!instructionAt(this.machine, this.vcpu, linear, this.bits)) continue;
+      // At a handler's very start the frame is on top whatever it says: a jump into the void has no code at RIP.
+      if (i > 1 && !instructionAt(this.machine, this.vcpu, linear, this.bits)) continue;
       const after = slot + 3n * size;
       if (this.bits === 32 && selector === cs) return { linear, slot, stack: after, by: "interrupt" };
       const pointer = this.word(after);

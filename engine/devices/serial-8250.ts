@@ -208,6 +208,8 @@ export class Serial8250 implements Stateful<SerialState>, Registers {
     const s = this.state;
     const byte = s.rx.shift() ?? 0;
     this.startTimeout();
+    // The line falls before the next byte raises it again: edge-triggered controllers need to see that.
+    this.update();
     this.fill();
     return byte;
   }

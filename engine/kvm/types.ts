@@ -369,6 +369,8 @@ export class KvmVcpu {
   cpu: Cpu | null = null;
   /** Instruction count at which the current KVM_RUN call must come back. */
   deadline = 0;
+  /** The guest idles in HLT without having exited (KVM_X86_DISABLE_EXITS_HLT). */
+  guestHalted = false;
 
   constructor(
     readonly kvm: Kvm,

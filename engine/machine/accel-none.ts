@@ -190,7 +190,7 @@ export class NoAccelerator implements Accelerator {
         const before = cpu.retired;
         const exit = cpu.run(count === 1 ? instructions : Math.min(instructions, turn.left));
         const ran = cpu.retired - before;
-        turn.left -= ran;
+        if (count > 1) turn.left -= ran;
         if (exit === RunExit.SHUTDOWN) {
           this.outside.end({ kind: "triple-fault", vcpu: id, cause: this.outside.tripleFaultCause() });
           return true;

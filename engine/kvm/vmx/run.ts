@@ -189,7 +189,7 @@ function runGuest(vcpu: KvmVcpu): boolean {
       case RunExit.HALTED:
         // HLT does not exit (KVM_X86_DISABLE_EXITS_HLT): the processor idles in the guest until a host interrupt comes.
         if (interrupts[cpu.id].pending() < 0) {
-          vcpu.state.haltStart = clock.now;
+          vcpu.guestHalted = true;
           return false;
         }
         break;

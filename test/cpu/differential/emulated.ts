@@ -61,6 +61,8 @@ const DIRECTORY = 0x3000;
 const CODE_TABLE = 0x4000;
 const DATA_TABLE = 0x5000;
 const SYSTEM_TABLE = 0x6000;
+const SYSTEM_DIRECTORY = 0x7000;
+const SYSTEM_PDPT = 0xf000;
 const GDT = 0x8000;
 const IDT = 0x9000;
 const TSS = 0xa000;
@@ -71,8 +73,8 @@ const CODE_PAGE = 0x10000;
 const DATA_PAGES = [0x14000, 0x12000];
 const MEMORY_SIZE = 0x20000;
 
-/** The system's pages appear at this linear address, one to one, for the supervisor only. */
-const SYSTEM = 0x40000000;
+/** The system's pages appear at this linear address, one to one, for the supervisor only: where no program ever looks. */
+const SYSTEM = 0xffff_8000_0000_0000n;
 
 const P = 1n;
 const RW = 2n;
@@ -146,7 +148,6 @@ export class Emulated {
   private buildTables(): void {
     this.put64(PML4, BigInt(PDPT) | P | RW | US);
     this.put64(PDPT, BigInt(DIRECTORY) | P | RW | US);
-    this.put64(PDPT + 8, BigInt(DIRECTORY + 0x4000) | P | RW | US);
     const directoryEntry = (linear: number): number => DIRECTORY + ((linear >>> 21) & 511) * 8;
     this.put64(directoryEntry(CODE), BigInt(CODE_TABLE) | P | RW | US);
     this.put64(directoryEntry(DATA), BigInt(DATA_TABLE) | P | RW | US);
@@ -154,8 +155,10 @@ export class Emulated {
     DATA_PAGES.forEach((pa, i) => {
       this.put64(DATA_TABLE + i * 8, BigInt(pa) | P | RW | US);
     });
-    // SYSTEM lies in the second gigabyte: directory at 0x7000.
-    this.put64(DIRECTORY + 0x4000, BigInt(SYSTEM_TABLE) | P | RW);
+    // SYSTEM is the first page of the upper half.
+    this.put64(PML4 + 256 * 8, BigInt(SYSTEM_PDPT) | P | RW);
+    this.put64(SYSTEM_PDPT, BigInt(SYSTEM_DIRECTORY) | P | RW);
+    this.put64(SYSTEM_DIRECTORY, BigInt(SYSTEM_TABLE) | P | RW);
     for (let page = 0; page < 16; page++) this.put64(SYSTEM_TABLE + page * 8, BigInt(page * 4096) | P | RW);
 
     // Linux's GDT and the harness's LDT: programs see the same selectors.
@@ -164,7 +167,7 @@ export class Emulated {
     });
     this.put64(LDT, descriptor(CODE, CODE_SIZE - 1, LDT_CODE));
     this.put64(LDT + 8, descriptor(DATA, DATA_SIZE - 1, LDT_DATA));
-    const entryPoint = BigInt(SYSTEM + HANDLERS);
+    const entryPoint = SYSTEM + BigInt(HANDLERS);
     for (let vector = 0; vector < 32; vector++) {
       const offset = entryPoint + BigInt(vector * 16);
       const gate = (offset & 0xffffn) | (0x10n << 16n) | (0x8en << 40n) | (((offset >> 16n) & 0xffffn) << 48n);
@@ -174,7 +177,7 @@ export class Emulated {
       this.memory.u8[this.memory.hostOffset(HANDLERS) + vector * 16] = 0xf4;
     }
     const tss = this.memory.hostOffset(TSS);
-    this.memory.view.setBigUint64(tss + 4, BigInt(SYSTEM + KERNEL_STACK + 4096), true);
+    this.memory.view.setBigUint64(tss + 4, SYSTEM + BigInt(KERNEL_STACK + 4096), true);
     // The I/O permission map would start behind the limit: every port is forbidden.
     this.memory.view.setUint16(tss + 0x66, 0x68, true);
   }
@@ -187,13 +190,12 @@ export class Emulated {
     state.setU64(Off.CR3, BigInt(PML4));
     state.setU64(Off.CR4, 0x6a0n);
     state.setU64(Off.EFER, 0xd01n);
-    const system = BigInt(SYSTEM);
-    state.setU64(Off.GDTR_BASE, system + BigInt(GDT));
+    state.setU64(Off.GDTR_BASE, SYSTEM + BigInt(GDT));
     state.setU32(Off.GDTR_LIMIT, 0x7f);
-    state.setU64(Off.IDTR_BASE, system + BigInt(IDT));
+    state.setU64(Off.IDTR_BASE, SYSTEM + BigInt(IDT));
     state.setU32(Off.IDTR_LIMIT, 0x1ff);
-    state.setSegment(Seg.TR, 0x40, system + BigInt(TSS), 0x67, SegAttr.P | 0xb);
-    state.setSegment(Seg.LDTR, 0x50, system + BigInt(LDT), 0xf, SegAttr.P | 0x2);
+    state.setSegment(Seg.TR, 0x40, SYSTEM + BigInt(TSS), 0x67, SegAttr.P | 0xb);
+    state.setSegment(Seg.LDTR, 0x50, SYSTEM + BigInt(LDT), 0xf, SegAttr.P | 0x2);
     state.activity = Activity.ACTIVE;
     this.setMode(64);
   }
@@ -262,8 +264,8 @@ export class Emulated {
   /** Reads the exception from the supervisor's stack and goes back to user mode. */
   private faulted(): Result {
     const { state } = this.cpu;
-    const vector = Math.floor((Number(state.rip) - SYSTEM - HANDLERS) / 16);
-    const stack = this.memory.hostOffset(Number(state.gpr(4)) - SYSTEM);
+    const vector = Math.floor((Number(state.rip - SYSTEM) - HANDLERS) / 16);
+    const stack = this.memory.hostOffset(Number(state.gpr(4) - SYSTEM));
     const slot = (n: number): bigint => this.memory.view.getBigUint64(stack + n * 8, true);
     const error = WITH_ERROR.has(vector) ? 1 : 0;
     const gpr = this.registers();

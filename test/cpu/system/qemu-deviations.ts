@@ -24,11 +24,6 @@ export const SYSTEM64_DEVIATIONS: readonly Deviation[] = [
     here: "3 mov ss: vector d error 0 cs 8 ss 10",
     why: "a null SS must have CPL as its RPL (2B MOV)",
   },
-  {
-    qemu: "50 retf: vector b error 50 cs 8 ss 10",
-    here: "50 retf: vector d error 50 cs 8 ss 10",
-    why: "L and D together are checked before P (2B RET)",
-  },
   ...["int 50 from user: vector d|cs 1b ss 23", "int 50, gate not present: vector b|cs 8 ss 10"].map(idtIndex),
   ...["int 50, task gate: vector d|cs 8 ss 10", "int 50, call gate: vector d|cs 8 ss 10"].map(idtIndex),
 ];
