@@ -11,7 +11,7 @@ import { FrameReader, frame } from "./transport";
 
 const CONDITION = 'port == 0x3f8 && direction == "out" && al >= 0x20';
 const REGISTERS = ["rip", "rsp", "rax", "rdx", "rflags"];
-const FIELDS = ["EXIT_REASON", "EXIT_QUALIFICATION", "VM_EXIT_INSTRUCTION_LEN", "GUEST_RIP", "GUEST_CR0"];
+const FIELDS = ["VM_EXIT_REASON", "EXIT_QUALIFICATION", "VM_EXIT_INSTRUCTION_LEN", "GUEST_RIP", "GUEST_CR0"];
 const MAX_STAGES = 12;
 const PATIENCE = 60_000;
 

@@ -26,7 +26,7 @@ const GENERAL: readonly FilterRow[] = [
     kind: TraceKind.VmEntryFailed,
     match: {},
     on: true,
-    example: "vmcs.EXIT_REASON == 0x80000021",
+    example: "vmcs.VM_EXIT_REASON == 0x80000021",
   },
   {
     filter: "triple-fault",

@@ -23,9 +23,11 @@ export function describeField(value: bigint, field: BitField): string {
 
 /**
  * All of a value in words, high bits first: "PG|WP|PE", "type=hardware exception|vector=14". Fields that are zero and have
- * no name for zero are left out; bits no row knows are added as a hexadecimal number.
+ * no name for zero are left out; bits no row knows are added as a hexadecimal number. A word with a VALID bit means nothing without it.
  */
 export function describeBits(value: bigint, fields: readonly BitField[]): string {
+  const valid = fields.find((field) => field.name === "VALID" && field.width === 1);
+  if (valid && extract(value, valid) === 0n) return "not valid";
   const words: string[] = [];
   let known = 0n;
   for (const field of [...fields].sort((a, b) => b.low - a.low)) {

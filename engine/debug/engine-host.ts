@@ -19,12 +19,11 @@ import type {
   ToEngine,
   VmcsFieldValue,
 } from "./api";
-import { describeBits } from "./bits";
 import { codeContext } from "./code";
 import { assigns, evaluate } from "./evaluate";
 import { parseExpression } from "./expression";
 import { captureModelFrames } from "./model-frames";
-import { fieldWidthBits, MachineScope } from "./names";
+import { decodeVmcsField, fieldWidthBits, MachineScope } from "./names";
 import type { CommandPump } from "./pump";
 import { EXIT_STAGES } from "./stepping";
 import { type Decision, Stops } from "./stops";
@@ -313,7 +312,7 @@ export class EngineHost {
         readOnly: field.access === "ro",
         ...(field.bits ? { bits: field.bits } : {}),
         value,
-        decoded: field.bits ? describeBits(value, field.bits) : "",
+        decoded: decodeVmcsField(field, vmcs),
         help: field.help,
         section: field.section,
         width: fieldWidthBits(field),

@@ -3,9 +3,9 @@
  * kvm_run fields, exit-reason names, symbols. In this order, so that `port` in a filter's condition is the exit's port.
  */
 import type { BitField, RegisterRow } from "../cpu/registers";
-import { decodeQualification, EXIT_REASONS } from "../cpu/vmx/exit-reasons";
-import { VMCS_FIELDS, type VmcsField, vmcsFieldByName } from "../cpu/vmx/fields";
-import type { Machine, VcpuView } from "../machine/machine";
+import { decodeQualification, EXIT_REASONS, exitReasonName } from "../cpu/vmx/exit-reasons";
+import { Field, VMCS_FIELDS, type VmcsField, vmcsFieldByName } from "../cpu/vmx/fields";
+import type { Machine, VcpuView, VmcsView } from "../machine/machine";
 import { TraceKind, type TracePoint } from "../trace";
 import { describeBits, extract, insert } from "./bits";
 import { codeContext } from "./code";
@@ -14,6 +14,17 @@ import type { SpaceName } from "./expression";
 import type { SymbolIndex } from "./symbols";
 
 export const fieldWidthBits = (field: VmcsField): number => (field.width === "natural" ? 64 : field.width);
+
+/** A VMCS field in words: its bits, and for the exit's reason and qualification what they say together. */
+export function decodeVmcsField(field: VmcsField, vmcs: VmcsView): string {
+  const value = vmcs.read(field.encoding);
+  const bits = field.bits ? describeBits(value, field.bits) : "";
+  if (field.encoding === Field.VM_EXIT_REASON)
+    return bits.replace(/BASIC=\w+/, exitReasonName(Number(value & 0xffffn)));
+  if (field.encoding !== Field.EXIT_QUALIFICATION) return bits;
+  const reason = Number(vmcs.read(Field.VM_EXIT_REASON));
+  return decodeQualification(reason, value, Number(vmcs.read(Field.VM_EXIT_INTR_INFO))).text;
+}
 
 const LEGACY = ["ax", "cx", "dx", "bx", "sp", "bp", "si", "di"];
 const LOW_BYTES = ["al", "cl", "dl", "bl", "spl", "bpl", "sil", "dil"];
@@ -105,11 +116,12 @@ export class MachineScope implements Scope {
   lookup(name: string, quoted: boolean): Result | undefined {
     if (quoted) return this.symbol(name);
     const explicit = name.startsWith("detail.") ? name.slice(7) : name;
-    if (Object.hasOwn(this.detail, explicit)) return fromPlain(this.detail[explicit]);
     const lower = name.toLowerCase();
-    return (
-      this.register(lower) ?? this.pseudo(lower) ?? this.dotted(name, lower) ?? this.reason(name) ?? this.symbol(name)
-    );
+    // A detail that repeats a register ("rip") must not hide it: registers can be assigned to.
+    const register = this.register(lower);
+    if (register) return register;
+    if (Object.hasOwn(this.detail, explicit)) return fromPlain(this.detail[explicit]);
+    return this.pseudo(lower) ?? this.dotted(name, lower) ?? this.reason(name) ?? this.symbol(name);
   }
 
   private register(lower: string): Value | undefined {
@@ -204,7 +216,7 @@ export class MachineScope implements Scope {
         signed: false,
         width,
         help,
-        decoded: field.bits ? describeBits(value, field.bits) : undefined,
+        decoded: decodeVmcsField(field, vmcs) || undefined,
         place: { name: `vmcs.${field.name}`, width, store: (v) => vmcs.write(field.encoding, v) },
       };
     const bit = field.bits?.find((b) => b.name.toLowerCase() === bitName.toLowerCase());

@@ -77,14 +77,16 @@ export class Step {
     const inExit = at !== null && at.vcpu === resume.vcpu && (at.kind & EXIT_STAGES) !== 0 && this.modelled;
     this.stages = resume.kind === "stepIn" ? (resume.stages ?? this.defaultStages()) : 0;
     const here = this.here();
+    const inWorlds = at !== null && at.vcpu === resume.vcpu && this.changedWorlds(at);
     this.start = inExit ? null : here;
     this.within = false;
     if (inExit) {
       if (at.kind === TraceKind.VmEntry) this.enterGuest();
       return;
     }
-    if (at !== null && at.vcpu === resume.vcpu && (at.kind & (TraceKind.VmExit | TraceKind.VmEntry)) !== 0) {
-      // A hypervisor of the guest's own, on the bare processor: the state loaded now runs next.
+    if (inWorlds) {
+      // A hypervisor of the guest's own, on the bare processor: the state loaded now runs next. Once its first instruction
+      // is reached (that is the start of this step, so it does not end there) it is stepped.
       this.setGoal({ linear: here.linear, stack: null });
       return;
     }
@@ -140,6 +142,13 @@ export class Step {
   end(): void {
     this.environment.machine.stopAfter(this.vcpu, 0);
     this.target = null;
+  }
+
+  /** Another context than the instruction's has been loaded: a guest, or after an exit or a failed entry the host. */
+  private changedWorlds(at: TracePoint): boolean {
+    if (at.kind === TraceKind.VmExit || at.kind === TraceKind.VmEntry) return true;
+    // Without an exit reason (VMfail) VMLAUNCH just goes on behind itself.
+    return at.kind === TraceKind.VmEntryFailed && Number(at.detail.reason ?? -1) > 0;
   }
 
   private defaultStages(): number {

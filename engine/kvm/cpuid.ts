@@ -17,7 +17,9 @@ export const KVM_CPUID_FEATURES = 0x40000001;
 export type CpuidReg = "eax" | "ebx" | "ecx" | "edx";
 
 /** Leaves whose answer depends on ECX. */
-const INDEXED_LEAVES: ReadonlySet<number> = new Set([4, 7, 0xb, 0xd, 0xf, 0x10, 0x12, 0x14, 0x17, 0x18, 0x1d, 0x1e, 0x1f, 0x8000001d]);
+const INDEXED_LEAVES: ReadonlySet<number> = new Set([
+  4, 7, 0xb, 0xd, 0xf, 0x10, 0x12, 0x14, 0x17, 0x18, 0x1d, 0x1e, 0x1f, 0x8000001d,
+]);
 
 /** Bits a word of features may keep: the host's bits cut to what KVM knows how to give a guest. */
 // biome-ignore format: a table
@@ -168,9 +170,21 @@ function kvmVcpuAfterSetCpuid(vcpu: KvmVcpu): void {
 /** CR4 bits the guest may not set, because its CPUID does not have what they switch. */
 export function cr4GuestRsvdBits(vcpu: KvmVcpu): bigint {
   const has = (leaf: number, reg: CpuidReg, bit: number) => guestCpuidHas(vcpu, leaf, 0, reg, bit);
-  let reserved = ~(
-    Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR | Cr4.OSXMMEXCPT
-  ) & ((1n << 64n) - 1n);
+  let reserved =
+    ~(
+      Cr4.VME |
+      Cr4.PVI |
+      Cr4.TSD |
+      Cr4.DE |
+      Cr4.PSE |
+      Cr4.PAE |
+      Cr4.MCE |
+      Cr4.PGE |
+      Cr4.PCE |
+      Cr4.OSFXSR |
+      Cr4.OSXMMEXCPT
+    ) &
+    ((1n << 64n) - 1n);
   if (has(1, "ecx", 26)) reserved &= ~Cr4.OSXSAVE;
   if (has(1, "ecx", 17)) reserved &= ~Cr4.PCIDE;
   if (has(7, "ebx", 0)) reserved &= ~Cr4.FSGSBASE;
@@ -183,7 +197,11 @@ export function cr4GuestRsvdBits(vcpu: KvmVcpu): bigint {
 }
 
 /** kvm_cpuid: the answer for EAX, ECX, with Intel's rule for leaves out of range: those of the highest basic one. */
-export function kvmCpuid(vcpu: KvmVcpu, leaf: number, index: number): { eax: number; ebx: number; ecx: number; edx: number } {
+export function kvmCpuid(
+  vcpu: KvmVcpu,
+  leaf: number,
+  index: number,
+): { eax: number; ebx: number; ecx: number; edx: number } {
   let entry = kvmFindCpuidEntry(vcpu, leaf, index);
   if (!entry) {
     const base = leaf >= 0x80000000 ? 0x80000000 : leaf >= 0x40000000 && leaf < 0x50000000 ? 0x40000000 : 0;
@@ -232,4 +250,3 @@ export function guestEferBits(vcpu: KvmVcpu): bigint {
   if (guestCpuidHas(vcpu, 0x80000001, 0, "edx", 20)) bits |= EferBit.NX;
   return bits;
 }
-

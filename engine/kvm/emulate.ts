@@ -4,11 +4,26 @@
  * instructions that may have a memory operand.
  */
 import { decode } from "../cpu/isa/decoder";
-import { type Instruction, newInstruction, NO_REG, type Operand, OperandKind, Rep, RIP_BASE } from "../cpu/isa/instruction";
+import {
+  type Instruction,
+  NO_REG,
+  newInstruction,
+  type Operand,
+  OperandKind,
+  Rep,
+  RIP_BASE,
+} from "../cpu/isa/instruction";
 import { type Mnemonic, OPCODES } from "../cpu/isa/opcodes";
 import { Rflags, Seg } from "../cpu/state";
 import { completeEmulatorPioIn, emulatorPioIn, emulatorPioOut, emulatorReadWrite } from "./emulator";
-import { isLongMode, isProtmode, kvmGetRflags, kvmRegisterReadRaw, kvmRegisterWriteRaw, kvmRipWrite } from "./kvmCacheRegs";
+import {
+  isLongMode,
+  isProtmode,
+  kvmGetRflags,
+  kvmRegisterReadRaw,
+  kvmRegisterWriteRaw,
+  kvmRipWrite,
+} from "./kvmCacheRegs";
 import type { EmulateCtxtState, KvmVcpu } from "./types";
 import { VcpuReg } from "./types";
 import type { KvmSegment } from "./uapi";
@@ -486,7 +501,9 @@ export class X86Emulator {
       case "POP":
         return this.pop(dst);
       case "XLAT": {
-        const ea = (this.readReg(VcpuReg.RBX, this.insn.addressSize) + this.readReg(VcpuReg.RAX, 1)) & maskOf(this.insn.addressSize);
+        const ea =
+          (this.readReg(VcpuReg.RBX, this.insn.addressSize) + this.readReg(VcpuReg.RAX, 1)) &
+          maskOf(this.insn.addressSize);
         this.writeReg(VcpuReg.RAX, 1, this.readLinear(this.linearize(this.insn.segment, ea, 1, false), 1));
         return true;
       }
@@ -582,7 +599,10 @@ export class X86Emulator {
     const { size } = op;
     const bits = BigInt(size * 8);
     const b = this.readOperand(op);
-    const wide = size === 1 ? this.readReg(VcpuReg.RAX, 2) : this.readReg(VcpuReg.RAX, size) | (this.readReg(VcpuReg.RDX, size) << bits);
+    const wide =
+      size === 1
+        ? this.readReg(VcpuReg.RAX, 2)
+        : this.readReg(VcpuReg.RAX, size) | (this.readReg(VcpuReg.RDX, size) << bits);
     const putPair = (low: bigint, high: bigint) => {
       if (size === 1) {
         this.writeReg(VcpuReg.RAX, 2, (low & 0xffn) | ((high & 0xffn) << 8n));

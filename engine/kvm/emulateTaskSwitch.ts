@@ -3,10 +3,20 @@
  * old TSS and come from the new one.
  */
 import { Rflags, Seg } from "../cpu/state";
-import { Cr0, isLongMode, kvmGetRflags, kvmReadCr0, kvmReadCr3, kvmRegisterReadRaw, kvmRegisterWriteRaw, kvmRipRead, kvmRipWrite } from "./kvmCacheRegs";
+import {
+  Cr0,
+  isLongMode,
+  kvmGetRflags,
+  kvmReadCr0,
+  kvmReadCr3,
+  kvmRegisterReadRaw,
+  kvmRegisterWriteRaw,
+  kvmRipRead,
+  kvmRipWrite,
+} from "./kvmCacheRegs";
 import { kvmReadGuest, kvmWriteGuest } from "./memslots";
-import { gvaToGpa } from "./mmu/pagingTmpl";
 import { Pferr } from "./mmu/fault";
+import { gvaToGpa } from "./mmu/pagingTmpl";
 import type { KvmVcpu } from "./types";
 import { KvmExit, KvmInternalError, type KvmSegment } from "./uapi";
 import { ExcVector, kvmInjectPageFault, kvmQueueExceptionE } from "./x86Events";
@@ -100,7 +110,15 @@ interface TssLayout {
   readonly segments: readonly number[];
   readonly ldt: number;
 }
-const TSS32: TssLayout = { size: 104, word: 4, ip: 32, flags: 36, gpr: 40, segments: [72, 76, 80, 84, 88, 92], ldt: 96 };
+const TSS32: TssLayout = {
+  size: 104,
+  word: 4,
+  ip: 32,
+  flags: 36,
+  gpr: 40,
+  segments: [72, 76, 80, 84, 88, 92],
+  ldt: 96,
+};
 const TSS16: TssLayout = { size: 44, word: 2, ip: 14, flags: 16, gpr: 18, segments: [34, 36, 38, 40], ldt: 42 };
 const SEGMENT_ORDER = [Seg.ES, Seg.CS, Seg.SS, Seg.DS, Seg.FS, Seg.GS] as const;
 

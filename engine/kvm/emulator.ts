@@ -2,11 +2,19 @@
  * KVM's side of the instruction emulator (arch/x86/kvm/x86.c): x86_emulate_instruction, memory and port access on the guest's
  * behalf with exits to userspace, and their completion at the next KVM_RUN.
  */
-import { KvmError } from "./errno";
-import { type EmulateResult, ioNeeded, EmulFault, X86Emulator } from "./emulate";
+
+import { type EmulateResult, EmulFault, ioNeeded, X86Emulator } from "./emulate";
 import { EmulType } from "./emulateTypes";
+import { KvmError } from "./errno";
 import { KvmBus, kvmIoBusRead, kvmIoBusWrite } from "./ioBus";
-import { is64BitMode, kvmGetLinearRip, kvmGetRflags, kvmRegisterReadRaw, kvmRegisterWriteRaw, kvmRipRead } from "./kvmCacheRegs";
+import {
+  is64BitMode,
+  kvmGetLinearRip,
+  kvmGetRflags,
+  kvmRegisterReadRaw,
+  kvmRegisterWriteRaw,
+  kvmRipRead,
+} from "./kvmCacheRegs";
 import { kvmVcpuReadGuest, kvmVcpuWriteGuest, PAGE_SIZE } from "./memslots";
 import { Pferr } from "./mmu/fault";
 import { vcpuMatchMmioGpa } from "./mmu/mmu";
@@ -34,7 +42,8 @@ function vcpuMmioRead(vcpu: KvmVcpu, addr: number, data: Uint8Array): number {
   while (done < data.length) {
     const n = Math.min(data.length - done, 8);
     const piece = data.subarray(done, done + n);
-    if (!vcpu.apic?.mmioRead(addr + done, piece) && !kvmIoBusRead(vcpu.kvm, vcpu, KvmBus.MMIO, addr + done, piece)) break;
+    if (!vcpu.apic?.mmioRead(addr + done, piece) && !kvmIoBusRead(vcpu.kvm, vcpu, KvmBus.MMIO, addr + done, piece))
+      break;
     done += n;
   }
   return done;
@@ -46,7 +55,8 @@ function vcpuMmioWrite(vcpu: KvmVcpu, addr: number, data: Uint8Array): number {
   while (done < data.length) {
     const n = Math.min(data.length - done, 8);
     const piece = data.subarray(done, done + n);
-    if (!vcpu.apic?.mmioWrite(addr + done, piece) && !kvmIoBusWrite(vcpu.kvm, vcpu, KvmBus.MMIO, addr + done, piece)) break;
+    if (!vcpu.apic?.mmioWrite(addr + done, piece) && !kvmIoBusWrite(vcpu.kvm, vcpu, KvmBus.MMIO, addr + done, piece))
+      break;
     done += n;
   }
   return done;
@@ -54,14 +64,22 @@ function vcpuMmioWrite(vcpu: KvmVcpu, addr: number, data: Uint8Array): number {
 
 /** vcpu_is_mmio_gpa: known to be MMIO without looking for memory. */
 function vcpuIsMmioGpa(vcpu: KvmVcpu, gpa: number): boolean {
-  return Math.floor(gpa / PAGE_SIZE) === APIC_DEFAULT_PHYS_PAGE && vcpu.apic !== null ? true : vcpuMatchMmioGpa(vcpu, gpa);
+  return Math.floor(gpa / PAGE_SIZE) === APIC_DEFAULT_PHYS_PAGE && vcpu.apic !== null
+    ? true
+    : vcpuMatchMmioGpa(vcpu, gpa);
 }
 
 /** Access bits of a data access at the current privilege. */
 const privilege = (vcpu: KvmVcpu): number => (vcpu.module.ops.getCpl(vcpu) === 3 ? Pferr.USER : 0);
 
 /** emulator_read_write_onepage: within one page; what nobody serves becomes a fragment for userspace. */
-function emulatorReadWriteOnepage(vcpu: KvmVcpu, emul: X86Emulator, addr: bigint, data: Uint8Array, write: boolean): void {
+function emulatorReadWriteOnepage(
+  vcpu: KvmVcpu,
+  emul: X86Emulator,
+  addr: bigint,
+  data: Uint8Array,
+  write: boolean,
+): void {
   let gpa: number;
   let mmio: boolean;
   const ctxt = emul.ctxt;
@@ -84,7 +102,13 @@ function emulatorReadWriteOnepage(vcpu: KvmVcpu, emul: X86Emulator, addr: bigint
  * emulator_read_write: an access that may cross pages. A read that userspace must serve throws `ioNeeded` and is answered
  * when the instruction is emulated again; a write goes on, and leaves KVM_RUN at its end.
  */
-export function emulatorReadWrite(vcpu: KvmVcpu, emul: X86Emulator, addr: bigint, data: Uint8Array, write: boolean): void {
+export function emulatorReadWrite(
+  vcpu: KvmVcpu,
+  emul: X86Emulator,
+  addr: bigint,
+  data: Uint8Array,
+  write: boolean,
+): void {
   const { state } = vcpu;
   if (!write && state.mmioReadCompleted) {
     data.set(state.mmioFragments[0].data.subarray(0, data.length));
@@ -467,4 +491,3 @@ function prepareEmulationFailureExit(vcpu: KvmVcpu): void {
 /** kvm_emulate_instruction */
 export const kvmEmulateInstruction = (vcpu: KvmVcpu, emulationType: number): number =>
   x86EmulateInstruction(vcpu, 0n, emulationType);
-

@@ -50,7 +50,15 @@ const numberOf = (data: Uint8Array): bigint => {
   return value;
 };
 
-function traceDevice(kvm: Kvm, vcpu: KvmVcpu | null, bus: KvmBus, range: KvmIoRange, addr: number, write: boolean, data: Uint8Array): void {
+function traceDevice(
+  kvm: Kvm,
+  vcpu: KvmVcpu | null,
+  bus: KvmBus,
+  range: KvmIoRange,
+  addr: number,
+  write: boolean,
+  data: Uint8Array,
+): void {
   const { trace } = kvm.module.host;
   if (!(trace.armed & TraceKind.Device)) return;
   const value = numberOf(data);

@@ -40,7 +40,9 @@ export function kvmSetIrqRouting(kvm: Kvm, entries: readonly KvmIrqRoutingEntry[
     if (e.type === KvmIrqRouting.IRQCHIP) {
       if (e.irqchip >= KVM_NR_IRQCHIPS) fail(`there is no irqchip ${e.irqchip}`);
       if (e.pin >= (e.irqchip === KvmIrqchip.IOAPIC ? KVM_IOAPIC_NUM_PINS : 8)) fail(`pin ${e.pin} does not exist`);
-      const same = entries.some((o) => o !== e && o.gsi === e.gsi && (o.type === KvmIrqRouting.MSI || o.irqchip === e.irqchip));
+      const same = entries.some(
+        (o) => o !== e && o.gsi === e.gsi && (o.type === KvmIrqRouting.MSI || o.irqchip === e.irqchip),
+      );
       if (same) fail(`GSI ${e.gsi} goes twice to one irqchip, or to an MSI as well`);
     }
   }
@@ -75,7 +77,10 @@ export function kvmSetIrq(kvm: Kvm, sourceId: number, gsi: number, level: boolea
 }
 
 /** kvm_set_msi_irq: address and data as in SDM 3A 10.11. */
-export function kvmSetMsiIrq(msi: { address_lo: number; address_hi: number; data: number }, x2apicFormat: boolean): InterruptMessage {
+export function kvmSetMsiIrq(
+  msi: { address_lo: number; address_hi: number; data: number },
+  x2apicFormat: boolean,
+): InterruptMessage {
   const destination = (msi.address_lo >>> 12) & 0xff;
   return {
     vector: msi.data & 0xff,

@@ -38,8 +38,7 @@ export function kvmRegisterWrite(vcpu: KvmVcpu, reg: number, value: bigint): voi
 }
 
 /** Low 32 bits of a general register, unsigned (kvm_eax_read and its kin). */
-export const kvmRegRead32 = (vcpu: KvmVcpu, reg: number): number =>
-  Number(kvmRegisterReadRaw(vcpu, reg) & 0xffffffffn);
+export const kvmRegRead32 = (vcpu: KvmVcpu, reg: number): number => Number(kvmRegisterReadRaw(vcpu, reg) & 0xffffffffn);
 
 /** Writes 32 bits and clears the upper half (kvm_rax_write of a u32). */
 export const kvmRegWrite32 = (vcpu: KvmVcpu, reg: number, value: number): void =>
@@ -73,13 +72,39 @@ export const kvmPdptrRead = (vcpu: KvmVcpu, index: number): bigint => {
 
 // biome-ignore-start format: bit tables
 export const Cr0 = {
-  PE: 1n << 0n, MP: 1n << 1n, EM: 1n << 2n, TS: 1n << 3n, ET: 1n << 4n, NE: 1n << 5n, WP: 1n << 16n, AM: 1n << 18n,
-  NW: 1n << 29n, CD: 1n << 30n, PG: 1n << 31n,
+  PE: 1n << 0n,
+  MP: 1n << 1n,
+  EM: 1n << 2n,
+  TS: 1n << 3n,
+  ET: 1n << 4n,
+  NE: 1n << 5n,
+  WP: 1n << 16n,
+  AM: 1n << 18n,
+  NW: 1n << 29n,
+  CD: 1n << 30n,
+  PG: 1n << 31n,
 } as const;
 export const Cr4 = {
-  VME: 1n << 0n, PVI: 1n << 1n, TSD: 1n << 2n, DE: 1n << 3n, PSE: 1n << 4n, PAE: 1n << 5n, MCE: 1n << 6n, PGE: 1n << 7n,
-  PCE: 1n << 8n, OSFXSR: 1n << 9n, OSXMMEXCPT: 1n << 10n, UMIP: 1n << 11n, LA57: 1n << 12n, VMXE: 1n << 13n,
-  SMXE: 1n << 14n, FSGSBASE: 1n << 16n, PCIDE: 1n << 17n, OSXSAVE: 1n << 18n, SMEP: 1n << 20n, SMAP: 1n << 21n,
+  VME: 1n << 0n,
+  PVI: 1n << 1n,
+  TSD: 1n << 2n,
+  DE: 1n << 3n,
+  PSE: 1n << 4n,
+  PAE: 1n << 5n,
+  MCE: 1n << 6n,
+  PGE: 1n << 7n,
+  PCE: 1n << 8n,
+  OSFXSR: 1n << 9n,
+  OSXMMEXCPT: 1n << 10n,
+  UMIP: 1n << 11n,
+  LA57: 1n << 12n,
+  VMXE: 1n << 13n,
+  SMXE: 1n << 14n,
+  FSGSBASE: 1n << 16n,
+  PCIDE: 1n << 17n,
+  OSXSAVE: 1n << 18n,
+  SMEP: 1n << 20n,
+  SMAP: 1n << 21n,
   PKE: 1n << 22n,
 } as const;
 export const EferBit = { SCE: 1n << 0n, LME: 1n << 8n, LMA: 1n << 10n, NX: 1n << 11n, SVME: 1n << 12n } as const;
@@ -90,8 +115,7 @@ export const isPaging = (vcpu: KvmVcpu): boolean => (kvmReadCr0(vcpu) & Cr0.PG) 
 export const isPae = (vcpu: KvmVcpu): boolean => (kvmReadCr4(vcpu) & Cr4.PAE) !== 0n;
 export const isLongMode = (vcpu: KvmVcpu): boolean => (vcpu.arch.efer & EferBit.LMA) !== 0n;
 export const isPaePaging = (vcpu: KvmVcpu): boolean => !isLongMode(vcpu) && isPae(vcpu) && isPaging(vcpu);
-export const is64BitMode = (vcpu: KvmVcpu): boolean =>
-  isLongMode(vcpu) && vcpu.module.ops.getCsDbLBits(vcpu).l !== 0;
+export const is64BitMode = (vcpu: KvmVcpu): boolean => isLongMode(vcpu) && vcpu.module.ops.getCsDbLBits(vcpu).l !== 0;
 /** RFLAGS as 64 bits. */
 export const kvmGetRflags = (vcpu: KvmVcpu): bigint => vcpu.module.ops.getRflags(vcpu);
 

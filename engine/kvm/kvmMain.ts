@@ -4,19 +4,20 @@
  */
 import { Errno, KvmError } from "./errno";
 import { HostVector } from "./hostKernel";
-import { defaultRouting } from "./irqComm";
+import { KvmPit } from "./i8254";
+import { KvmPic } from "./i8259";
 import { KvmIoapic } from "./ioapic";
 import { KvmIoBuses } from "./ioBus";
 import { irqchipInKernel, picInKernel } from "./irq";
-import { KvmPic } from "./i8259";
-import { KvmPit } from "./i8254";
+import { defaultRouting } from "./irqComm";
 import { newMemslotSets } from "./memslots";
 import { kvmMmuUnload } from "./mmu/mmu";
 import { hardwareDisableAll, hardwareEnableAll, type KvmModule } from "./module";
 import { KvmReq, kvmCheckRequest } from "./requests";
 import { newKvmVmStat } from "./stats";
-import { Kvm, KVM_MAX_VCPU_IDS, KVM_MAX_VCPUS, KvmVcpu, type KvmState, VcpuMode } from "./types";
+import { KVM_MAX_VCPU_IDS, KVM_MAX_VCPUS, Kvm, type KvmState, KvmVcpu, VcpuMode } from "./types";
 import { kvmArchVcpuRunnable } from "./x86Halt";
+import { KVM_RUN_YIELD } from "./x86Ops";
 import {
   kvmArchVcpuCreate,
   kvmArchVcpuLoad,
@@ -27,7 +28,6 @@ import {
   kvmVcpuReset,
   newVcpuState,
 } from "./x86Vcpu";
-import { KVM_RUN_YIELD } from "./x86Ops";
 
 // --- virtual machines -----------------------------------------------------------------------------------------------
 
@@ -60,7 +60,8 @@ const newKvmState = (tscKhz: number, now: number): KvmState => ({
 
 /** kvm_create_vm. @throws KvmError EINVAL for an unknown machine type */
 export function kvmCreateVm(module: KvmModule, type: number): Kvm {
-  if (type !== 0) throw new KvmError("EINVAL", "KVM_CREATE_VM", `machine type ${type}: only KVM_X86_DEFAULT_VM (0) exists`);
+  if (type !== 0)
+    throw new KvmError("EINVAL", "KVM_CREATE_VM", `machine type ${type}: only KVM_X86_DEFAULT_VM (0) exists`);
   hardwareEnableAll(module);
   const kvm = new Kvm(module, module.vmList.length, newKvmState(1_000_000, module.host.clock.now), new KvmIoBuses());
   module.ops.vmInit(kvm);
@@ -86,7 +87,8 @@ export function kvmVmIoctlCreateVcpu(kvm: Kvm, id: number): KvmVcpu {
   const fail = (errno: "EINVAL" | "EEXIST", why: string): never => {
     throw new KvmError(errno, "KVM_CREATE_VCPU", why);
   };
-  if (!Number.isInteger(id) || id < 0 || id >= KVM_MAX_VCPU_IDS) fail("EINVAL", `vCPU ids are 0 to ${KVM_MAX_VCPU_IDS - 1}`);
+  if (!Number.isInteger(id) || id < 0 || id >= KVM_MAX_VCPU_IDS)
+    fail("EINVAL", `vCPU ids are 0 to ${KVM_MAX_VCPU_IDS - 1}`);
   if (kvm.state.createdVcpus >= KVM_MAX_VCPUS) fail("EINVAL", `at most ${KVM_MAX_VCPUS} vCPUs`);
   if (kvm.vcpus.some((v) => v.state.vcpuId === id)) fail("EEXIST", `vCPU ${id} exists`);
   const idx = kvm.state.createdVcpus++;
@@ -104,7 +106,8 @@ export function kvmVmIoctlCreateVcpu(kvm: Kvm, id: number): KvmVcpu {
 /** KVM_CREATE_IRQCHIP: PIC, I/O APIC, and a local APIC for every vCPU to come. @throws KvmError EEXIST, EINVAL */
 export function kvmCreateIrqchip(kvm: Kvm): void {
   if (irqchipInKernel(kvm)) throw new KvmError("EEXIST", "KVM_CREATE_IRQCHIP", "there is an irqchip already");
-  if (kvm.state.createdVcpus > 0) throw new KvmError("EINVAL", "KVM_CREATE_IRQCHIP", "it must come before the first vCPU");
+  if (kvm.state.createdVcpus > 0)
+    throw new KvmError("EINVAL", "KVM_CREATE_IRQCHIP", "it must come before the first vCPU");
   kvm.vpic = new KvmPic(kvm);
   kvm.vioapic = new KvmIoapic(kvm);
   kvm.arch.irqRoutes = defaultRouting();
@@ -237,4 +240,3 @@ function adjustHaltPoll(vcpu: KvmVcpu, haltNs: number, polled: boolean): void {
     vcpu.state.haltPollNs = Math.min(Math.max(haltPollNs * halt_poll_ns_grow, halt_poll_ns_grow_start), halt_poll_ns);
   }
 }
-

@@ -2,9 +2,10 @@
  * The local APIC in the kernel (arch/x86/kvm/lapic.c). The chip itself is devices/local-apic; this file gives it a vCPU: its
  * interrupts become requests, INIT and SIPI pending events, its register page an MMIO device.
  */
+
+import { Off } from "../cpu/state";
 import { DeliveryMode } from "../devices/apic-bus";
 import { ApicReg, LocalApic, type LocalApicState, Lvt } from "../devices/local-apic";
-import { Off } from "../cpu/state";
 import { TraceKind } from "../trace";
 import { guestCpuidHas } from "./cpuid";
 import { kvmApicBus } from "./irqComm";
@@ -12,8 +13,8 @@ import { kvmVcpuKick } from "./kvmMain";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import type { KvmVcpu } from "./types";
 import { KvmMpState } from "./uapi";
-import { kvmVcpuDeliverSipiVector, kvmVcpuReset } from "./x86Vcpu";
 import { kvmInjectNmi } from "./x86Events";
+import { kvmVcpuDeliverSipiVector, kvmVcpuReset } from "./x86Vcpu";
 
 export const MSR_IA32_APICBASE = 0x1b;
 export const MSR_IA32_TSC_DEADLINE = 0x6e0;
@@ -160,7 +161,9 @@ export class KvmLapic {
         address: BigInt(addr),
         size: BigInt(data.length),
         write,
-        ...(write && data.length === 4 ? { value: BigInt(new DataView(data.buffer, data.byteOffset).getUint32(0, true)) } : {}),
+        ...(write && data.length === 4
+          ? { value: BigInt(new DataView(data.buffer, data.byteOffset).getUint32(0, true)) }
+          : {}),
       },
     });
   }
@@ -265,8 +268,7 @@ export function kvmApicSetState(vcpu: KvmVcpu, page: Uint8Array): void {
 }
 
 /** kvm_x2apic_msr_read and kvm_x2apic_msr_write, and the TSC deadline. */
-export const kvmLapicReadMsr = (vcpu: KvmVcpu, index: number): bigint | null =>
-  vcpu.apic?.chip.readMsr(index) ?? null;
+export const kvmLapicReadMsr = (vcpu: KvmVcpu, index: number): bigint | null => vcpu.apic?.chip.readMsr(index) ?? null;
 export const kvmLapicWriteMsr = (vcpu: KvmVcpu, index: number, value: bigint): boolean =>
   vcpu.apic?.chip.writeMsr(index, value) ?? false;
 

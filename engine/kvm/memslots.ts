@@ -4,7 +4,12 @@
  * so that any change makes them stale.
  */
 import { KvmError } from "./errno";
-import { kvmArchFlushShadowMemslot, kvmArchMemslotsUpdated, kvmMmuSlotApplyFlags, kvmMmuSlotResetDirty } from "./mmu/mmu";
+import {
+  kvmArchFlushShadowMemslot,
+  kvmArchMemslotsUpdated,
+  kvmMmuSlotApplyFlags,
+  kvmMmuSlotResetDirty,
+} from "./mmu/mmu";
 import {
   KVM_ADDRESS_SPACE_NUM,
   KVM_USER_MEM_SLOTS,
@@ -180,7 +185,9 @@ export function kvmSetMemoryRegion(kvm: Kvm, mem: KvmUserspaceMemoryRegion, kern
     if (baseGfn === old.baseGfn && mem.flags === old.flags) return;
   }
   if (!old || baseGfn !== old.baseGfn) {
-    const clash = active.slots.find((s) => s.id !== id && baseGfn < s.baseGfn + s.npages && s.baseGfn < baseGfn + npages);
+    const clash = active.slots.find(
+      (s) => s.id !== id && baseGfn < s.baseGfn + s.npages && s.baseGfn < baseGfn + npages,
+    );
     requireThat(clash === undefined, "EEXIST", `it overlaps slot ${clash?.id}`);
   }
   const logging = (mem.flags & KvmMemFlag.LOG_DIRTY_PAGES) !== 0;

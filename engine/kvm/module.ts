@@ -2,8 +2,9 @@
  * The kvm and kvm_intel modules as loaded in an emulated host (kvm_init, vmx_init): parameters, vmcs_config, one record
  * per physical processor, and the vendor's operations.
  */
-import { bootHostProcessor } from "./hostKernel";
+
 import type { Host } from "./host";
+import { bootHostProcessor } from "./hostKernel";
 import { type KvmParams, resolveParams } from "./params";
 import type { Kvm } from "./types";
 import { setupVmcsConfig, type VmcsConfig, type VmxFeatures, vmxFeatures } from "./vmx/capabilities";

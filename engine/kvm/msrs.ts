@@ -5,7 +5,14 @@
 import { guestCpuidHas, guestEferBits, kvmUpdateCpuidRuntime } from "./cpuid";
 import { rdtsc } from "./hostKernel";
 import { EferBit, isPaging } from "./kvmCacheRegs";
-import { kvmGetApicBase, kvmLapicReadMsr, kvmLapicWriteMsr, kvmSetApicBase, MSR_IA32_APICBASE, MSR_IA32_TSC_DEADLINE } from "./lapic";
+import {
+  kvmGetApicBase,
+  kvmLapicReadMsr,
+  kvmLapicWriteMsr,
+  kvmSetApicBase,
+  MSR_IA32_APICBASE,
+  MSR_IA32_TSC_DEADLINE,
+} from "./lapic";
 import { kvmWriteGuest } from "./memslots";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import type { KvmVcpu } from "./types";
@@ -211,7 +218,8 @@ export function kvmSetMsrCommon(vcpu: KvmVcpu, index: number, data: bigint, host
     arch.mtrrVariable[index - MTRR_VARIABLE] = data;
     return 0;
   }
-  if (index >= Msr.MC0_CTL && index < Msr.MC0_CTL + 4 * KVM_MAX_MCE_BANKS) return setMceBank(vcpu, index, data, hostInitiated);
+  if (index >= Msr.MC0_CTL && index < Msr.MC0_CTL + 4 * KVM_MAX_MCE_BANKS)
+    return setMceBank(vcpu, index, data, hostInitiated);
   return KVM_MSR_RET_INVALID;
 }
 
@@ -219,7 +227,8 @@ function setMceBank(vcpu: KvmVcpu, index: number, data: bigint, hostInitiated: b
   const { arch } = vcpu;
   const bank = index - Msr.MC0_CTL;
   if (bank >> 2 >= Number(arch.mcgCap & 0xffn)) return 1;
-  if ((bank & 3) === 0 && data !== 0n && (data | 0x400n) !== 0xffffffffffffffffn && data !== 0xfffffffffffffffen) return 1;
+  if ((bank & 3) === 0 && data !== 0n && (data | 0x400n) !== 0xffffffffffffffffn && data !== 0xfffffffffffffffen)
+    return 1;
   if ((bank & 3) === 1 && !hostInitiated && data !== 0n) return 1;
   arch.mceBanks[bank] = data;
   return 0;
@@ -300,7 +309,8 @@ export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number): bigint | null {
   if (index >= 0x800 && index <= 0x8ff) return kvmLapicReadMsr(vcpu, index);
   const fixed = (MTRR_FIXED as readonly number[]).indexOf(index);
   if (fixed >= 0) return arch.mtrrFixed[fixed];
-  if (index >= MTRR_VARIABLE && index < MTRR_VARIABLE + 2 * KVM_NR_VAR_MTRR) return arch.mtrrVariable[index - MTRR_VARIABLE];
+  if (index >= MTRR_VARIABLE && index < MTRR_VARIABLE + 2 * KVM_NR_VAR_MTRR)
+    return arch.mtrrVariable[index - MTRR_VARIABLE];
   if (index >= Msr.MC0_CTL && index < Msr.MC0_CTL + 4 * KVM_MAX_MCE_BANKS) {
     const bank = index - Msr.MC0_CTL;
     return bank >> 2 < Number(arch.mcgCap & 0xffn) ? arch.mceBanks[bank] : null;

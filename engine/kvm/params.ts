@@ -71,7 +71,9 @@ const TABLE = [
 
 export type ParamName = (typeof TABLE)[number]["name"];
 export const KVM_PARAMS: readonly ParamRow[] = TABLE;
-export type KvmParams = { readonly [Row in (typeof TABLE)[number] as Row["name"]]: Row["type"] extends "bool" ? boolean : number };
+export type KvmParams = {
+  readonly [Row in (typeof TABLE)[number] as Row["name"]]: Row["type"] extends "bool" ? boolean : number;
+};
 
 /**
  * Default values overlaid with `given`.
@@ -83,7 +85,9 @@ export function resolveParams(given: Readonly<Record<string, boolean | number>> 
   for (const [name, value] of Object.entries(given)) {
     const p = KVM_PARAMS.find((r) => r.name === name);
     if (!p) {
-      throw new RangeError(`KVM parameter ${name} does not exist; known are ${KVM_PARAMS.map((r) => r.name).join(", ")}`);
+      throw new RangeError(
+        `KVM parameter ${name} does not exist; known are ${KVM_PARAMS.map((r) => r.name).join(", ")}`,
+      );
     }
     const fits =
       p.type === "bool"

@@ -1,6 +1,7 @@
 /** vcpu->requests (include/linux/kvm_host.h, arch/x86/include/asm/kvm_host.h): work a vCPU owes before it enters again. */
-import type { KvmVcpu } from "./types";
+
 import { kvmVcpuKick } from "./kvmMain";
+import type { KvmVcpu } from "./types";
 
 // biome-ignore format: numbers as in the headers; architecture requests start at 8
 export const KvmReq = {

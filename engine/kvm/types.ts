@@ -4,12 +4,12 @@
  * only the wiring.
  */
 import type { Cpu } from "../cpu/cpu";
-import type { KvmModule } from "./module";
-import type { KvmIoBuses } from "./ioBus";
-import type { KvmIoapic } from "./ioapic";
-import type { KvmLapic } from "./lapic";
-import type { KvmPic } from "./i8259";
 import type { KvmPit } from "./i8254";
+import type { KvmPic } from "./i8259";
+import type { KvmIoapic } from "./ioapic";
+import type { KvmIoBuses } from "./ioBus";
+import type { KvmLapic } from "./lapic";
+import type { KvmModule } from "./module";
 import type { KvmVcpuStat, KvmVmStat } from "./stats";
 import type { KvmCpuidEntry2, KvmIrqRoutingEntry, KvmMpState, KvmRun } from "./uapi";
 

@@ -13,9 +13,28 @@ export const KVM_COALESCED_MMIO_PAGE_OFFSET = 2;
 // biome-ignore-start format: tables
 /** kvm_run.exit_reason. */
 export const KvmExit = {
-  UNKNOWN: 0, EXCEPTION: 1, IO: 2, HYPERCALL: 3, DEBUG: 4, HLT: 5, MMIO: 6, IRQ_WINDOW_OPEN: 7, SHUTDOWN: 8,
-  FAIL_ENTRY: 9, INTR: 10, SET_TPR: 11, TPR_ACCESS: 12, NMI: 16, INTERNAL_ERROR: 17, SYSTEM_EVENT: 24, IOAPIC_EOI: 26,
-  X86_RDMSR: 29, X86_WRMSR: 30, X86_BUS_LOCK: 33, NOTIFY: 37, MEMORY_FAULT: 39,
+  UNKNOWN: 0,
+  EXCEPTION: 1,
+  IO: 2,
+  HYPERCALL: 3,
+  DEBUG: 4,
+  HLT: 5,
+  MMIO: 6,
+  IRQ_WINDOW_OPEN: 7,
+  SHUTDOWN: 8,
+  FAIL_ENTRY: 9,
+  INTR: 10,
+  SET_TPR: 11,
+  TPR_ACCESS: 12,
+  NMI: 16,
+  INTERNAL_ERROR: 17,
+  SYSTEM_EVENT: 24,
+  IOAPIC_EOI: 26,
+  X86_RDMSR: 29,
+  X86_WRMSR: 30,
+  X86_BUS_LOCK: 33,
+  NOTIFY: 37,
+  MEMORY_FAULT: 39,
 } as const;
 export type KvmExit = (typeof KvmExit)[keyof typeof KvmExit];
 
@@ -41,29 +60,94 @@ export const KVM_IRQFD_RESAMPLE_IRQ_SOURCE_ID = 1;
 export const KVM_USERSPACE_IRQ_SOURCE_ID = 0;
 
 export const KvmGuestdbg = {
-  ENABLE: 1, SINGLESTEP: 2, USE_SW_BP: 0x10000, USE_HW_BP: 0x20000, INJECT_DB: 0x40000, INJECT_BP: 0x80000,
+  ENABLE: 1,
+  SINGLESTEP: 2,
+  USE_SW_BP: 0x10000,
+  USE_HW_BP: 0x20000,
+  INJECT_DB: 0x40000,
+  INJECT_BP: 0x80000,
   BLOCKIRQ: 0x100000,
 } as const;
 
 /** Capabilities of KVM_CHECK_EXTENSION the model knows. */
 export const KvmCap = {
-  IRQCHIP: 0, HLT: 1, MMU_SHADOW_CACHE_CONTROL: 2, USER_MEMORY: 3, SET_TSS_ADDR: 4, VAPIC: 6, EXT_CPUID: 7,
-  CLOCKSOURCE: 8, NR_VCPUS: 9, NR_MEMSLOTS: 10, PIT: 11, NOP_IO_DELAY: 12, PV_MMU: 13, MP_STATE: 14,
-  COALESCED_MMIO: 15, SYNC_MMU: 16, IOMMU: 18, DESTROY_MEMORY_REGION_WORKS: 21, USER_NMI: 22, SET_GUEST_DEBUG: 23,
-  REINJECT_CONTROL: 24, IRQ_ROUTING: 25, IRQ_INJECT_STATUS: 26, ASSIGN_DEV_IRQ: 29, JOIN_MEMORY_REGIONS_WORKS: 30,
-  MCE: 31, IRQFD: 32, PIT2: 33, SET_BOOT_CPU_ID: 34, PIT_STATE2: 35, IOEVENTFD: 36, SET_IDENTITY_MAP_ADDR: 37,
-  XEN_HVM: 38, ADJUST_CLOCK: 39, INTERNAL_ERROR_DATA: 40, VCPU_EVENTS: 41, HYPERV: 44, INTR_SHADOW: 49, DEBUGREGS: 50,
-  X86_ROBUST_SINGLESTEP: 51, ENABLE_CAP: 54, XSAVE: 55, XCRS: 56, ASYNC_PF: 59, TSC_CONTROL: 60, GET_TSC_KHZ: 61,
-  MAX_VCPUS: 66, TSC_DEADLINE_TIMER: 72, SYNC_REGS: 74, KVMCLOCK_CTRL: 76, SIGNAL_MSI: 77, READONLY_MEM: 81,
-  MAX_VCPU_ID: 128, IMMEDIATE_EXIT: 136, SPLIT_IRQCHIP: 121, X2APIC_API: 129, DISABLE_QUIRKS: 116,
-  X86_DISABLE_EXITS: 143, GET_MSR_FEATURES: 153, NESTED_STATE: 157, CHECK_EXTENSION_VM: 105, MULTI_ADDRESS_SPACE: 118,
-  X86_GUEST_MODE: 161, EXCEPTION_PAYLOAD: 164, MANUAL_DIRTY_LOG_PROTECT2: 168, SET_GUEST_DEBUG2: 195,
+  IRQCHIP: 0,
+  HLT: 1,
+  MMU_SHADOW_CACHE_CONTROL: 2,
+  USER_MEMORY: 3,
+  SET_TSS_ADDR: 4,
+  VAPIC: 6,
+  EXT_CPUID: 7,
+  CLOCKSOURCE: 8,
+  NR_VCPUS: 9,
+  NR_MEMSLOTS: 10,
+  PIT: 11,
+  NOP_IO_DELAY: 12,
+  PV_MMU: 13,
+  MP_STATE: 14,
+  COALESCED_MMIO: 15,
+  SYNC_MMU: 16,
+  IOMMU: 18,
+  DESTROY_MEMORY_REGION_WORKS: 21,
+  USER_NMI: 22,
+  SET_GUEST_DEBUG: 23,
+  REINJECT_CONTROL: 24,
+  IRQ_ROUTING: 25,
+  IRQ_INJECT_STATUS: 26,
+  ASSIGN_DEV_IRQ: 29,
+  JOIN_MEMORY_REGIONS_WORKS: 30,
+  MCE: 31,
+  IRQFD: 32,
+  PIT2: 33,
+  SET_BOOT_CPU_ID: 34,
+  PIT_STATE2: 35,
+  IOEVENTFD: 36,
+  SET_IDENTITY_MAP_ADDR: 37,
+  XEN_HVM: 38,
+  ADJUST_CLOCK: 39,
+  INTERNAL_ERROR_DATA: 40,
+  VCPU_EVENTS: 41,
+  HYPERV: 44,
+  INTR_SHADOW: 49,
+  DEBUGREGS: 50,
+  X86_ROBUST_SINGLESTEP: 51,
+  ENABLE_CAP: 54,
+  XSAVE: 55,
+  XCRS: 56,
+  ASYNC_PF: 59,
+  TSC_CONTROL: 60,
+  GET_TSC_KHZ: 61,
+  MAX_VCPUS: 66,
+  TSC_DEADLINE_TIMER: 72,
+  SYNC_REGS: 74,
+  KVMCLOCK_CTRL: 76,
+  SIGNAL_MSI: 77,
+  READONLY_MEM: 81,
+  MAX_VCPU_ID: 128,
+  IMMEDIATE_EXIT: 136,
+  SPLIT_IRQCHIP: 121,
+  X2APIC_API: 129,
+  DISABLE_QUIRKS: 116,
+  X86_DISABLE_EXITS: 143,
+  GET_MSR_FEATURES: 153,
+  NESTED_STATE: 157,
+  CHECK_EXTENSION_VM: 105,
+  MULTI_ADDRESS_SPACE: 118,
+  X86_GUEST_MODE: 161,
+  EXCEPTION_PAYLOAD: 164,
+  MANUAL_DIRTY_LOG_PROTECT2: 168,
+  SET_GUEST_DEBUG2: 195,
 } as const;
 
 export const KVM_X86_DISABLE_EXITS = { MWAIT: 1, HLT: 2, PAUSE: 4, CSTATE: 8 } as const;
 
 export const KvmVcpuEvent = {
-  VALID_NMI_PENDING: 1, VALID_SIPI_VECTOR: 2, VALID_SHADOW: 4, VALID_SMM: 8, VALID_PAYLOAD: 16, VALID_TRIPLE_FAULT: 32,
+  VALID_NMI_PENDING: 1,
+  VALID_SIPI_VECTOR: 2,
+  VALID_SHADOW: 4,
+  VALID_SMM: 8,
+  VALID_PAYLOAD: 16,
+  VALID_TRIPLE_FAULT: 32,
 } as const;
 export const KVM_X86_SHADOW_INT_MOV_SS = 1;
 export const KVM_X86_SHADOW_INT_STI = 2;
@@ -225,7 +309,10 @@ export interface KvmMsi {
 /** The union of kvm_run: what KVM_RUN returned for. */
 export type KvmRunExit =
   | { readonly exit_reason: typeof KvmExit.UNKNOWN; hw: { hardware_exit_reason: bigint } }
-  | { readonly exit_reason: typeof KvmExit.FAIL_ENTRY; fail_entry: { hardware_entry_failure_reason: bigint; cpu: number } }
+  | {
+      readonly exit_reason: typeof KvmExit.FAIL_ENTRY;
+      fail_entry: { hardware_entry_failure_reason: bigint; cpu: number };
+    }
   | { readonly exit_reason: typeof KvmExit.EXCEPTION; ex: { exception: number; error_code: number } }
   | {
       readonly exit_reason: typeof KvmExit.IO;
@@ -248,7 +335,12 @@ export type KvmRunExit =
     }
   | {
       readonly exit_reason: typeof KvmExit.MMIO;
-      mmio: { phys_addr: number; /** Eight bytes; the first `len` count. */ data: Uint8Array; len: number; is_write: number };
+      mmio: {
+        phys_addr: number /** Eight bytes; the first `len` count. */;
+        data: Uint8Array;
+        len: number;
+        is_write: number;
+      };
     }
   | {
       readonly exit_reason: typeof KvmExit.HYPERCALL;
@@ -258,7 +350,10 @@ export type KvmRunExit =
       readonly exit_reason: typeof KvmExit.TPR_ACCESS;
       tpr_access: { rip: bigint; is_write: number };
     }
-  | { readonly exit_reason: typeof KvmExit.INTERNAL_ERROR; internal: { suberror: number; ndata: number; data: bigint[] } }
+  | {
+      readonly exit_reason: typeof KvmExit.INTERNAL_ERROR;
+      internal: { suberror: number; ndata: number; data: bigint[] };
+    }
   | { readonly exit_reason: typeof KvmExit.SYSTEM_EVENT; system_event: { type: number; ndata: number; data: bigint[] } }
   | { readonly exit_reason: typeof KvmExit.IOAPIC_EOI; eoi: { vector: number } }
   | {

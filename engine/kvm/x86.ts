@@ -13,14 +13,14 @@ import { Errno } from "./errno";
 import { HostVector, localIrqEnable, rdtsc } from "./hostKernel";
 import { kvmCpuHasExtint, lapicInKernel, picInKernel } from "./irq";
 import { kvmGetRflags } from "./kvmCacheRegs";
-import { kvmApicAcceptEvents, kvmGetApicBase, kvmLapicEnabled } from "./lapic";
 import { kvmSchedIn, kvmSchedOut, kvmVcpuBlock, kvmVcpuHalt, vcpuLoad, vcpuPut } from "./kvmMain";
+import { kvmApicAcceptEvents, kvmGetApicBase, kvmLapicEnabled } from "./lapic";
 import { kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload } from "./mmu/mmu";
 import { KvmReq, kvmCheckRequest, kvmClearRequest, kvmMakeRequest, kvmRequestPending } from "./requests";
 import { type KvmVcpu, VcpuMode } from "./types";
-import { KvmExit, kvmExitName, KvmMpState, KVM_SYNC_X86, KVM_SYNC_X86_VALID_FIELDS } from "./uapi";
-import { kvmCheckAndInjectEvents, NEEDS_IMMEDIATE_EXIT, kvmEventNeedsReinjection, processNmi } from "./x86Events";
-import { KvmDebugreg, kvmUpdateDr0123, kvmUpdateDr7 } from "./x86Debug";
+import { KVM_SYNC_X86, KVM_SYNC_X86_VALID_FIELDS, KvmExit, KvmMpState, kvmExitName } from "./uapi";
+import { KvmDebugreg, kvmUpdateDr7, kvmUpdateDr0123 } from "./x86Debug";
+import { kvmCheckAndInjectEvents, kvmEventNeedsReinjection, NEEDS_IMMEDIATE_EXIT, processNmi } from "./x86Events";
 import { kvmArchVcpuRunnable, kvmVcpuRunning } from "./x86Halt";
 import { Fastpath, KVM_RUN_YIELD } from "./x86Ops";
 import {
@@ -380,4 +380,3 @@ function traceUserspaceExit(vcpu: KvmVcpu, r: number): void {
   }
   trace.hit({ kind: TraceKind.UserspaceExit, vcpu: vcpu.state.vcpuIdx, text, detail });
 }
-

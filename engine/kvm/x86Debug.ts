@@ -1,6 +1,7 @@
 /** Guest debug registers and KVM_SET_GUEST_DEBUG (arch/x86/kvm/x86.c): whose breakpoints are in the processor. */
-import { kvmGetLinearRip, kvmGetRflags } from "./kvmCacheRegs";
+
 import { KvmError } from "./errno";
+import { kvmGetLinearRip, kvmGetRflags } from "./kvmCacheRegs";
 import type { KvmVcpu } from "./types";
 import { type KvmGuestDebug, KvmGuestdbg } from "./uapi";
 import { ExcVector, kvmQueueException } from "./x86Events";

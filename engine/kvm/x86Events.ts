@@ -4,10 +4,10 @@
  */
 import { kvmCpuGetInterrupt, kvmCpuHasInjectableIntr } from "./irq";
 import { Cr0, kvmGetRflags, kvmReadCr0 } from "./kvmCacheRegs";
-import { kvmUpdateDr7 } from "./x86Debug";
 import { KvmReq, kvmMakeRequest } from "./requests";
-import { KvmExit, KvmGuestdbg } from "./uapi";
 import type { KvmQueuedException, KvmVcpu } from "./types";
+import { KvmExit, KvmGuestdbg } from "./uapi";
+import { kvmUpdateDr7 } from "./x86Debug";
 
 /** Exception vectors, as the kernel calls them. */
 // biome-ignore format: a table
@@ -46,7 +46,13 @@ export const isFault = (vector: number): boolean =>
 /** x86_exception_has_error_code */
 export const exceptionHasErrorCode = (vector: number): boolean =>
   ((1 << vector) &
-    ((1 << ExcVector.DF) | (1 << ExcVector.TS) | (1 << ExcVector.NP) | (1 << ExcVector.SS) | (1 << ExcVector.GP) | (1 << ExcVector.PF) | (1 << ExcVector.AC))) !==
+    ((1 << ExcVector.DF) |
+      (1 << ExcVector.TS) |
+      (1 << ExcVector.NP) |
+      (1 << ExcVector.SS) |
+      (1 << ExcVector.GP) |
+      (1 << ExcVector.PF) |
+      (1 << ExcVector.AC))) !==
   0;
 
 export const kvmIsExceptionPending = (vcpu: KvmVcpu): boolean => vcpu.arch.exception.pending;

@@ -1,5 +1,6 @@
 /** Control registers, XCR0 and the register ioctls (arch/x86/kvm/x86.c). Setters answer true where #GP(0) is due. */
 import { Seg } from "../cpu/state";
+import { guestCpuidHas, kvmUpdateCpuidRuntime } from "./cpuid";
 import { KvmError } from "./errno";
 import {
   Cr0,
@@ -22,24 +23,22 @@ import {
 } from "./kvmCacheRegs";
 import { kvmGetApicBase, kvmLapicGetCr8, kvmSetApicBase, kvmVcpuIsBsp } from "./lapic";
 import { kvmReadGuest } from "./memslots";
-import { kvmUpdateCpuidRuntime, guestCpuidHas } from "./cpuid";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import { type KvmVcpu, VcpuReg } from "./types";
 import {
   type KvmDebugregs,
   type KvmFpu,
+  KvmMpState,
   type KvmRegs,
   type KvmSregs,
-  type KvmVcpuEvents,
-  KvmMpState,
   KvmVcpuEvent,
+  type KvmVcpuEvents,
   type KvmXcrs,
 } from "./uapi";
-import { kvmGetRflagsForUser, kvmSetRflags, kvmUpdateDr0123, kvmUpdateDr7 } from "./x86Debug";
+import { kvmGetRflagsForUser, kvmSetRflags, kvmUpdateDr7, kvmUpdateDr0123 } from "./x86Debug";
 import { exceptionHasErrorCode, kvmQueueInterrupt } from "./x86Events";
 
-const CR0_DEFINED =
-  Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG;
+const CR0_DEFINED = Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG;
 const CR0_PDPTR_BITS = Cr0.CD | Cr0.NW | Cr0.PG;
 const CR4_PDPTR_BITS = Cr4.PGE | Cr4.PSE | Cr4.PAE | Cr4.SMEP;
 const CR8_RESERVED_BITS = ~0xfn;
@@ -228,7 +227,11 @@ export function kvmArchVcpuIoctlSetSregs(vcpu: KvmVcpu, s: KvmSregs): void {
   const { ops } = vcpu.module;
   const { arch } = vcpu;
   if (!kvmIsValidSregs(vcpu, s)) {
-    throw new KvmError("EINVAL", "KVM_SET_SREGS", "CR0, CR3, CR4, EFER and CS.L do not go together, or have reserved bits");
+    throw new KvmError(
+      "EINVAL",
+      "KVM_SET_SREGS",
+      "CR0, CR3, CR4, EFER and CS.L do not go together, or have reserved bits",
+    );
   }
   if (kvmSetApicBase(vcpu, s.apic_base, true)) {
     throw new KvmError("EINVAL", "KVM_SET_SREGS", `IA32_APIC_BASE 0x${s.apic_base.toString(16)} is not legal`);
@@ -262,7 +265,17 @@ export function kvmArchVcpuIoctlSetSregs(vcpu: KvmVcpu, s: KvmSregs): void {
 }
 
 /** Offsets of Off.FCW and its kin from the start of the saved FPU area (Off.FCW). */
-export const FPU_AREA = { FCW: 0, FSW: 2, FTW: 4, FOP: 6, FIP: 8, FDP: 0x10, MXCSR: 0x1c, X87: 0x20, VECTOR: 0x100 } as const;
+export const FPU_AREA = {
+  FCW: 0,
+  FSW: 2,
+  FTW: 4,
+  FOP: 6,
+  FIP: 8,
+  FDP: 0x10,
+  MXCSR: 0x1c,
+  X87: 0x20,
+  VECTOR: 0x100,
+} as const;
 
 /** KVM_GET_FPU */
 export function kvmArchVcpuIoctlGetFpu(vcpu: KvmVcpu): KvmFpu {
@@ -351,9 +364,11 @@ export function kvmVcpuIoctlX86SetVcpuEvents(vcpu: KvmVcpu, events: KvmVcpuEvent
     throw new KvmError("EINVAL", "KVM_SET_VCPU_EVENTS", why);
   };
   if (events.flags & ~known) fail("unknown flags");
-  if (events.flags & KvmVcpuEvent.VALID_PAYLOAD && !vcpu.kvm.arch.exceptionPayloadEnabled) fail("payloads are not enabled");
+  if (events.flags & KvmVcpuEvent.VALID_PAYLOAD && !vcpu.kvm.arch.exceptionPayloadEnabled)
+    fail("payloads are not enabled");
   const { exception } = events;
-  if ((exception.injected || exception.pending) && (exception.nr > 31 || exception.nr === 2)) fail("not an exception vector");
+  if ((exception.injected || exception.pending) && (exception.nr > 31 || exception.nr === 2))
+    fail("not an exception vector");
   arch.exception = {
     pending: exception.pending !== 0 && exception.injected === 0,
     injected: exception.injected !== 0,
@@ -363,7 +378,11 @@ export function kvmVcpuIoctlX86SetVcpuEvents(vcpu: KvmVcpu, events: KvmVcpuEvent
     hasPayload: false,
     payload: 0n,
   };
-  arch.interrupt = { injected: events.interrupt.injected !== 0, nr: events.interrupt.nr, soft: events.interrupt.soft !== 0 };
+  arch.interrupt = {
+    injected: events.interrupt.injected !== 0,
+    nr: events.interrupt.nr,
+    soft: events.interrupt.soft !== 0,
+  };
   if (events.flags & KvmVcpuEvent.VALID_SHADOW) ops.setInterruptShadow(vcpu, events.interrupt.shadow);
   arch.nmiInjected = events.nmi.injected !== 0;
   if (events.flags & KvmVcpuEvent.VALID_NMI_PENDING) {

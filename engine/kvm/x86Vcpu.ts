@@ -1,5 +1,7 @@
 /** Life of a vCPU on the architecture's side (arch/x86/kvm/x86.c): create, reset, load and put, FPU and kvmclock. */
 import { Off, Seg } from "../cpu/state";
+import { cr4GuestRsvdBits, kvmFindCpuidEntry, kvmUpdateCpuidRuntime } from "./cpuid";
+import { irqchipInKernel } from "./irq";
 import { Cr0, kvmReadCr0, kvmRegisterMarkDirty } from "./kvmCacheRegs";
 import { KvmLapic, kvmLapicReset } from "./lapic";
 import { kvmWriteGuest } from "./memslots";
@@ -8,10 +10,8 @@ import { KvmReq, kvmMakeRequest } from "./requests";
 import { newKvmVcpuStat } from "./stats";
 import { type KvmVcpu, type KvmVcpuArchState, type KvmVcpuState, VcpuMode, VcpuReg, type VcpuVmxState } from "./types";
 import { KvmMpState, newKvmRun } from "./uapi";
-import { cr4GuestRsvdBits, kvmFindCpuidEntry, kvmUpdateCpuidRuntime } from "./cpuid";
-import { irqchipInKernel } from "./irq";
+import { kvmUpdateDr7, kvmUpdateDr0123 } from "./x86Debug";
 import { kvmClearExceptionQueue, kvmClearInterruptQueue, noException } from "./x86Events";
-import { kvmUpdateDr0123, kvmUpdateDr7 } from "./x86Debug";
 import { FPU_AREA } from "./x86Regs";
 
 /** Bytes of the processor's block that are FPU and vector state: Off.FCW up to the end of the opmask registers. */

@@ -28,5 +28,6 @@ export async function ensureDependencies() {
   const why = whyInstall();
   if (why === undefined) return;
   console.log(`Installing packages (${why}) ...`);
-  await run(npm, ["ci", "--no-audit", "--no-fund", "--loglevel=error"], { cwd: root });
+  // Not `npm ci`: that refuses when a registry lacks some other platform's optional package and the lockfile therefore too.
+  await run(npm, ["install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error"], { cwd: root });
 }

@@ -51,7 +51,7 @@ test("a condition on the serial port's exit stops there; step in walks the exit,
     "dx",
     "port",
     "direction",
-    "vmcs.EXIT_REASON",
+    "vmcs.VM_EXIT_REASON",
     "vmcs.EXIT_QUALIFICATION",
     "vmcs.GUEST_RIP",
   );

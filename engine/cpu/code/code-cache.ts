@@ -325,6 +325,7 @@ const ENDS: ReadonlySet<string> = new Set([
   "RET",
   "RET_FAR",
   "IRET",
+  "INT3",
   "UD0",
   "UD1",
   "UD2",

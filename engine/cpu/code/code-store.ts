@@ -46,6 +46,10 @@ export class ArenaFlushed {}
 
 export class CodeStore {
   private readonly frames = new Map<number, FrameCode>();
+  /** Code pages by the host offset of their table. */
+  private readonly byTable = new Map<number, CodePage>();
+  /** Told of every code page that is forgotten. */
+  onForget: (page: CodePage) => void = () => {};
   private readonly i32: Int32Array;
   private next = CODE_ARENA_BASE;
   private readonly end = CODE_ARENA_BASE + CODE_ARENA_SIZE;
@@ -65,6 +69,8 @@ export class CodeStore {
 
   /** Forgets everything. */
   flush(): void {
+    for (const page of this.byTable.values()) this.onForget(page);
+    this.byTable.clear();
     this.frames.clear();
     this.instructions = [];
     this.next = CODE_ARENA_BASE;
@@ -143,7 +149,21 @@ export class CodeStore {
     }
     const page: CodePage = { ...key, frame, host, table, waiting: new Map() };
     code.pages.push(page);
+    this.byTable.set(table, page);
     return page;
+  }
+
+  /** The code page the code TLB has for a linear address, if any. */
+  pageAt(linearLo: number, linearHi: number, context: number): CodePage | undefined {
+    const w = CodeStore.itlbEntry(linearLo) >> 2;
+    if (this.i32[w] !== ((linearLo & ~0xfff) | context) || this.i32[w + 1] !== linearHi) return undefined;
+    return this.byTable.get(this.i32[w + 2]);
+  }
+
+  /** Whether any breakpoint stands on a linear page. */
+  hasBreakpoints(linear: bigint): boolean {
+    for (const b of this.breakpoints) if ((b & ~0xfffn) === linear) return true;
+    return false;
   }
 
   /** Notes that an instruction of `length` bytes at `offset` of the frame was decoded (what lies beyond its end is cut). */
@@ -183,6 +203,8 @@ export class CodeStore {
     for (const page of code.pages) {
       this.i32.fill(0, page.table >> 2, (page.table + TABLE_SIZE) >> 2);
       this.dropItlb(Number(page.linear & 0xffff_ffffn) | 0);
+      this.byTable.delete(page.table);
+      this.onForget(page);
     }
     this.frames.delete(frame);
     this.generation++;

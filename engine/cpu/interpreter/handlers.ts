@@ -60,10 +60,23 @@ export class HandlerTable {
       if (modules.size >= MAX_CACHED_MODULES) modules.clear();
       modules.set(key, module);
     }
+    this.install(
+      module,
+      list.map((w) => w.slot),
+      "h",
+    );
+  }
+
+  /** Puts the functions that a module exports as `prefix` and a number into slots of the table. */
+  install(module: WebAssembly.Module, slots: readonly number[], prefix: string): void {
     const instance = new WebAssembly.Instance(module, { env: this.imports });
-    list.forEach((w, i) => {
-      this.table.set(w.slot, instance.exports[`h${i}`]);
+    slots.forEach((slot, i) => {
+      this.table.set(slot, instance.exports[`${prefix}${i}`]);
     });
+  }
+
+  clear(slot: number): void {
+    this.table.set(slot, null);
   }
 
   call(slot: number, record: number): number {

@@ -52,6 +52,21 @@ export class Tier0 {
     return { key: Key.COLD, handler: this.handlers.slot(shape, "cold"), shape: index };
   }
 
+  /** For compiled regions: a slot of the function table. */
+  allocateSlot(): number {
+    return this.handlers.allocate();
+  }
+
+  /** Puts the functions of a module of compiled regions into their slots, by the names r0, r1 ... */
+  install(module: WebAssembly.Module, slots: readonly number[]): void {
+    this.handlers.install(module, slots, "r");
+  }
+
+  /** Empties a slot, so that what was in it can be freed. */
+  clearSlot(slot: number): void {
+    this.handlers.clear(slot);
+  }
+
   private shapeIndex(shape: Shape): number {
     let index = this.shapeIndices.get(shape.key);
     if (index === undefined) {

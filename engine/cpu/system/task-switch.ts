@@ -110,8 +110,8 @@ function readTask(cpu: Cpu, base: bigint, tss: typeof TSS32): TaskImage {
   const read = (at: number, size: number): bigint => cpu.mmu.read(linear(base, at), size, true);
   const wide = tss.size === 4;
   const gpr: bigint[] = [];
-  // The upper halves of registers a 16-bit task loads are undefined; all ones here.
-  for (let i = 0; i < 8; i++) gpr.push(read(tss.gpr + i * tss.size, tss.size) | (wide ? 0n : 0xffff_0000n));
+  // The upper halves of registers that a 16-bit task loads are undefined; 0 here.
+  for (let i = 0; i < 8; i++) gpr.push(read(tss.gpr + i * tss.size, tss.size));
   const selectors = SEGMENTS.map((_, i) => (wide || i < 4 ? Number(read(tss.seg + i * tss.size, 2)) : 0));
   return {
     cr3: wide ? read(tss.cr3, 4) : 0n,

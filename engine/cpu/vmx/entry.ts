@@ -9,12 +9,11 @@ import { allFailures, firstFailure } from "./entry-checks/index";
 import { CR0_KEPT } from "./exit";
 import { ExitReason } from "./exit-reasons";
 import { Field } from "./fields";
-import { secondaryControls } from "./guest-mode";
 import { loadMsrs } from "./msr-lists";
 import { GUEST_PLANS, load, PDPTE_PLAN } from "./transfer";
 import type { VmxUnit } from "./unit";
 import { VmError } from "./vm-instruction-errors";
-import { LaunchWord, word } from "./vmcs";
+import { LaunchWord, secondaryControls, word } from "./vmcs";
 import { VM_SUCCEED, type VmxEvent, type VmxResult } from "./vmx";
 
 const W = {
@@ -227,7 +226,7 @@ function prepareEvents(unit: VmxUnit): void {
   state.setLo(Off.PENDING, waiting);
 
   // A TPR below the threshold exits at once; without the APIC-access page a check has refused it (SDM 3C 27.7.7).
-  data.tprBelow = unit.guestMode.tprBelowThreshold();
+  data.tprBelow = unit.guestMode.virtualApic.belowThreshold();
 
   if (vmcs.lo(W.PIN) & PinBased.VMX_PREEMPTION_TIMER) {
     const tick = 1 << PREEMPTION_TIMER_SHIFT;

@@ -11,11 +11,10 @@ import { Reads } from "./entry-checks/check";
 import type { EptExits } from "./ept";
 import { decodeQualification, ENTRY_FAILURE, ExitReason, exitReasonName } from "./exit-reasons";
 import { Field } from "./fields";
-import { secondaryControls } from "./guest-mode";
 import { loadMsrs, storeMsrs } from "./msr-lists";
 import { GUEST_PLANS, HOST_PLAN, load, PDPTE_PLAN, save } from "./transfer";
 import type { VmxUnit } from "./unit";
-import { AbortWord, highHalf, lowHalf, word } from "./vmcs";
+import { AbortWord, highHalf, lowHalf, secondaryControls, word } from "./vmcs";
 
 const W = {
   REASON: word(Field.VM_EXIT_REASON),

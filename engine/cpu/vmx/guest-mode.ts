@@ -7,51 +7,33 @@ import { CpuFault, Vector } from "../cpu";
 import type { CrAccess, GuestMode, SimpleIntercept } from "../guest-mode";
 import { type Instruction, OperandKind, Rep } from "../isa/instruction";
 import { Activity, Gpr, Inhibit, Off, Pending, Rflags } from "../state";
-import { CpuBased, PinBased, SecondaryExec } from "./controls";
+import { ioExits, msrExits } from "./bitmaps";
+import { ControlRegisters } from "./control-registers";
+import { CpuBased, PinBased, SecondaryExec, VmExitControl } from "./controls";
 import { type ExitRecorder, NMI_UNBLOCKING, SavedRf } from "./exit";
 import { ExitReason } from "./exit-reasons";
 import { Field } from "./fields";
 import * as info from "./instruction-info";
+import { ALWAYS, BY_PRIMARY, BY_SECONDARY, POINTERS, SEGMENT_REGISTERS, TABLE_REGISTERS } from "./intercept-tables";
 import type { VmxUnit } from "./unit";
-import { type Vmcs, word } from "./vmcs";
+import { VirtualApic } from "./virtual-apic";
+import { secondaryControls, type Vmcs, word } from "./vmcs";
 
 const PIN = word(Field.PIN_BASED_VM_EXEC_CONTROL);
 const CPU = word(Field.CPU_BASED_VM_EXEC_CONTROL);
-const SECONDARY = word(Field.SECONDARY_VM_EXEC_CONTROL);
 const EXCEPTION_BITMAP = word(Field.EXCEPTION_BITMAP);
 const PFEC_MASK = word(Field.PAGE_FAULT_ERROR_CODE_MASK);
 const PFEC_MATCH = word(Field.PAGE_FAULT_ERROR_CODE_MATCH);
 const EXIT_CONTROLS = word(Field.VM_EXIT_CONTROLS);
-const IO_BITMAP_A = word(Field.IO_BITMAP_A);
-const IO_BITMAP_B = word(Field.IO_BITMAP_B);
-const MSR_BITMAP = word(Field.MSR_BITMAP);
-const CR0_MASK = word(Field.CR0_GUEST_HOST_MASK);
-const CR0_SHADOW = word(Field.CR0_READ_SHADOW);
-const CR4_MASK = word(Field.CR4_GUEST_HOST_MASK);
-const CR4_SHADOW = word(Field.CR4_READ_SHADOW);
-const CR3_COUNT = word(Field.CR3_TARGET_COUNT);
-const CR3_TARGETS = [
-  word(Field.CR3_TARGET_VALUE0),
-  word(Field.CR3_TARGET_VALUE1),
-  word(Field.CR3_TARGET_VALUE2),
-  word(Field.CR3_TARGET_VALUE3),
-];
 const VPID = word(Field.VIRTUAL_PROCESSOR_ID);
 const TSC_OFFSET = word(Field.TSC_OFFSET);
 const TSC_MULTIPLIER = word(Field.TSC_MULTIPLIER);
-const VIRTUAL_APIC = word(Field.VIRTUAL_APIC_PAGE_ADDR);
 const APIC_ACCESS = word(Field.APIC_ACCESS_ADDR);
-const TPR_THRESHOLD = word(Field.TPR_THRESHOLD);
 const PLE_GAP = word(Field.PLE_GAP);
 const PLE_WINDOW = word(Field.PLE_WINDOW);
 
-/** Acknowledge interrupt on exit (VM_EXIT_CONTROLS bit 15). */
-const ACK_INTERRUPT = 1 << 15;
 const VALID = 1 << 31;
 const ERROR_VALID = 1 << 11;
-const CR0_TS = 8n;
-/** Offset of the task-priority register in the APIC page. */
-const TPR_OFFSET = 0x80;
 
 /** Event types (SDM 3C table 25-18). */
 const EventType = {
@@ -62,57 +44,18 @@ const EventType = {
   SOFTWARE_EXCEPTION: 6,
 } as const;
 
-/** Instructions with a control of their own in the primary processor-based controls. */
-const PRIMARY: Partial<Readonly<Record<SimpleIntercept, readonly [control: number, reason: number]>>> = {
-  hlt: [CpuBased.HLT_EXITING, ExitReason.HLT],
-  rdpmc: [CpuBased.RDPMC_EXITING, ExitReason.RDPMC],
-  rdtsc: [CpuBased.RDTSC_EXITING, ExitReason.RDTSC],
-  monitor: [CpuBased.MONITOR_EXITING, ExitReason.MONITOR_INSTRUCTION],
-  mwait: [CpuBased.MWAIT_EXITING, ExitReason.MWAIT_INSTRUCTION],
-};
-
-/** The same in the secondary controls. */
-const BY_SECONDARY: Partial<Readonly<Record<SimpleIntercept, readonly [control: number, reason: number]>>> = {
-  wbinvd: [SecondaryExec.WBINVD_EXITING, ExitReason.WBINVD],
-  wbnoinvd: [SecondaryExec.WBINVD_EXITING, ExitReason.WBINVD],
-};
-
-/** Instructions that always exit and say no more than that. */
-const ALWAYS: Partial<Readonly<Record<SimpleIntercept, number>>> = {
-  cpuid: ExitReason.CPUID,
-  getsec: ExitReason.GETSEC,
-  invd: ExitReason.INVD,
-  xsetbv: ExitReason.XSETBV,
-  vmcall: ExitReason.VMCALL,
-  vmlaunch: ExitReason.VMLAUNCH,
-  vmresume: ExitReason.VMRESUME,
-  vmxoff: ExitReason.VMOFF,
-};
-
-/** Instructions that always exit and have one memory operand (table 28-13). */
-const POINTERS: Partial<Readonly<Record<SimpleIntercept, number>>> = {
-  vmclear: ExitReason.VMCLEAR,
-  vmptrld: ExitReason.VMPTRLD,
-  vmptrst: ExitReason.VMPTRST,
-  vmxon: ExitReason.VMON,
-};
-
-/** Descriptor-table instructions with their identity in the instruction information (tables 28-10, 28-11). */
-const TABLES: Partial<Readonly<Record<SimpleIntercept, number>>> = { sgdt: 0, sidt: 1, lgdt: 2, lidt: 3 };
-const SELECTORS: Partial<Readonly<Record<SimpleIntercept, number>>> = { sldt: 0, str: 1, lldt: 2, ltr: 3 };
-
-/** The secondary controls in effect: all 0 unless activated (SDM 3C 25.6.2). */
-export const secondaryControls = (vmcs: Vmcs): number =>
-  vmcs.lo(CPU) & CpuBased.ACTIVATE_SECONDARY_CONTROLS ? vmcs.lo(SECONDARY) : 0;
-
 export class VmxGuestMode implements GuestMode {
   readonly kind = "vmx";
   private readonly vmcs: Vmcs;
   private readonly exits: ExitRecorder;
+  private readonly controlRegisters: ControlRegisters;
+  readonly virtualApic: VirtualApic;
 
   constructor(private readonly unit: VmxUnit) {
     this.vmcs = unit.vmcs;
     this.exits = unit.exits;
+    this.controlRegisters = new ControlRegisters(unit, (reason, i) => this.exitInstruction(reason, i));
+    this.virtualApic = new VirtualApic(unit);
   }
 
   /** A VM entry has just loaded the guest. */
@@ -158,16 +101,16 @@ export class VmxGuestMode implements GuestMode {
         const size = instruction.operands[input ? 0 : 1].size;
         const immediate = operand.kind === OperandKind.IMMEDIATE;
         const port = immediate ? instruction.immediate & 0xff : state.gpr32(Gpr.RDX) & 0xffff;
-        if (!this.ioExits(port, size)) return -1;
+        if (!ioExits(this.vmcs, this.unit.cpu.memory, port, size)) return -1;
         this.exits.qualificationLo = ioQualification(port, size, input) | (immediate ? 1 << 6 : 0);
         return ExitReason.IO_INSTRUCTION;
       }
       case "HLT":
         return this.primary(CpuBased.HLT_EXITING) ? ExitReason.HLT : -1;
       case "RDMSR":
-        return this.msrExits(state.gpr32(Gpr.RCX), false) ? ExitReason.MSR_READ : -1;
+        return msrExits(this.vmcs, this.unit.cpu.memory, state.gpr32(Gpr.RCX), false) ? ExitReason.MSR_READ : -1;
       case "WRMSR":
-        return this.msrExits(state.gpr32(Gpr.RCX), true) ? ExitReason.MSR_WRITE : -1;
+        return msrExits(this.vmcs, this.unit.cpu.memory, state.gpr32(Gpr.RCX), true) ? ExitReason.MSR_WRITE : -1;
       default:
         return -1;
     }
@@ -190,7 +133,7 @@ export class VmxGuestMode implements GuestMode {
   interceptInstruction(what: SimpleIntercept, instruction: Instruction): void {
     const always = ALWAYS[what];
     if (always !== undefined) this.exitInstruction(always, instruction);
-    const byPrimary = PRIMARY[what];
+    const byPrimary = BY_PRIMARY[what];
     if (byPrimary !== undefined) {
       if (this.primary(byPrimary[0])) this.exitInstruction(byPrimary[1], instruction);
       return;
@@ -202,12 +145,12 @@ export class VmxGuestMode implements GuestMode {
     }
     const pointer = POINTERS[what];
     if (pointer !== undefined) this.exitWithOperand(pointer, instruction, info.pointerInfo(instruction));
-    const table = TABLES[what];
+    const table = TABLE_REGISTERS[what];
     if (table !== undefined) {
       if (!this.secondary(SecondaryExec.DESC)) return;
       this.exitWithOperand(ExitReason.GDTR_IDTR, instruction, info.tableRegisterInfo(instruction, table));
     }
-    const selector = SELECTORS[what];
+    const selector = SEGMENT_REGISTERS[what];
     if (selector !== undefined) {
       if (!this.secondary(SecondaryExec.DESC)) return;
       this.exitWithOperand(ExitReason.LDTR_TR, instruction, info.segmentRegisterInfo(instruction, selector));
@@ -280,84 +223,7 @@ export class VmxGuestMode implements GuestMode {
   }
 
   interceptCr(cr: number, access: CrAccess, value: bigint, instruction: Instruction, linear?: bigint): bigint {
-    switch (access) {
-      case "mov-to":
-        return this.movToCr(cr, value, instruction);
-      case "mov-from":
-        if (cr === 3 && this.primary(CpuBased.CR3_STORE_EXITING)) this.exitCr(cr, 1, instruction);
-        if (cr === 8 && this.primary(CpuBased.CR8_STORE_EXITING)) this.exitCr(cr, 1, instruction);
-        return this.readCr(cr);
-      case "smsw":
-        return this.readCr(0);
-      case "clts": {
-        const cr0 = this.unit.cpu.state.u64(Off.CR0);
-        if ((this.vmcs.u64(CR0_MASK) & CR0_TS) === 0n) return cr0 & ~CR0_TS;
-        if ((this.vmcs.u64(CR0_SHADOW) & CR0_TS) !== 0n) this.exitCr(0, 2, instruction);
-        return cr0;
-      }
-      case "lmsw":
-        return this.lmsw(value & 0xffffn, instruction, linear);
-    }
-  }
-
-  private exitCr(cr: number, access: number, instruction: Instruction): never {
-    let qualification = cr | (access << 4);
-    if (access < 2) qualification |= crRegister(instruction) << 8;
-    this.exits.qualificationLo = qualification;
-    return this.exitInstruction(ExitReason.CR_ACCESS, instruction);
-  }
-
-  /** What guest code reads: host-owned bits come from the read shadow (SDM 3C 26.3). */
-  private readCr(cr: number): bigint {
-    const { state } = this.unit.cpu;
-    if (cr === 0) return blend(state.u64(Off.CR0), this.vmcs.u64(CR0_SHADOW), this.vmcs.u64(CR0_MASK));
-    if (cr === 4) return blend(state.u64(Off.CR4), this.vmcs.u64(CR4_SHADOW), this.vmcs.u64(CR4_MASK));
-    if (cr === 2) return state.u64(Off.CR2);
-    if (cr === 3) return state.u64(Off.CR3);
-    return BigInt(this.readTprShadow() ?? this.unit.cpu.interrupts.readCr8());
-  }
-
-  private movToCr(cr: number, value: bigint, instruction: Instruction): bigint {
-    const { state } = this.unit.cpu;
-    switch (cr) {
-      case 0:
-      case 4: {
-        const mask = this.vmcs.u64(cr === 0 ? CR0_MASK : CR4_MASK);
-        const shadow = this.vmcs.u64(cr === 0 ? CR0_SHADOW : CR4_SHADOW);
-        if (((value ^ shadow) & mask) !== 0n) this.exitCr(cr, 0, instruction);
-        return blend(value, state.u64(cr === 0 ? Off.CR0 : Off.CR4), mask);
-      }
-      case 3:
-        if (this.primary(CpuBased.CR3_LOAD_EXITING) && !this.isCr3Target(value)) this.exitCr(3, 0, instruction);
-        return value;
-      case 8:
-        if (this.primary(CpuBased.CR8_LOAD_EXITING)) this.exitCr(8, 0, instruction);
-        return value;
-      default:
-        return value;
-    }
-  }
-
-  private isCr3Target(value: bigint): boolean {
-    const count = this.vmcs.u32(CR3_COUNT);
-    for (let i = 0; i < count; i++) if (this.vmcs.u64(CR3_TARGETS[i]) === value) return true;
-    return false;
-  }
-
-  /** LMSW changes CR0 bits 3:0 and never clears PE; `source` is its 16-bit operand. */
-  private lmsw(source: bigint, instruction: Instruction, linear?: bigint): bigint {
-    const mask = this.vmcs.u64(CR0_MASK);
-    const shadow = this.vmcs.u64(CR0_SHADOW);
-    const differs = ((source ^ shadow) & mask & 0xen) !== 0n;
-    const setsPe = (mask & source & ~shadow & 1n) !== 0n;
-    if (differs || setsPe) {
-      this.exits.qualificationLo = (3 << 4) | (linear === undefined ? 0 : 1 << 6) | (Number(source) << 16);
-      this.exits.setLinear(linear);
-      this.exitInstruction(ExitReason.CR_ACCESS, instruction);
-    }
-    const cr0 = this.unit.cpu.state.u64(Off.CR0);
-    const written = (cr0 & ~0xen) | (source & 0xfn);
-    return blend(written, cr0, mask);
+    return this.controlRegisters.intercept(cr, access, value, instruction, linear);
   }
 
   interceptDr(dr: number, write: boolean, instruction: Instruction): void {
@@ -368,7 +234,7 @@ export class VmxGuestMode implements GuestMode {
   }
 
   interceptIo(port: number, size: number, input: boolean, instruction: Instruction, linear?: bigint): void {
-    if (!this.ioExits(port, size)) return;
+    if (!ioExits(this.vmcs, this.unit.cpu.memory, port, size)) return;
     let qualification = ioQualification(port, size, input);
     const string = linear !== undefined;
     if (string) {
@@ -383,35 +249,10 @@ export class VmxGuestMode implements GuestMode {
     this.exitInstruction(ExitReason.IO_INSTRUCTION, instruction);
   }
 
-  /** SDM 3C 26.1.3: bitmaps when used, else all or none; accesses that wrap around port ffff always exit. */
-  private ioExits(port: number, size: number): boolean {
-    const controls = this.vmcs.lo(CPU);
-    if (!(controls & CpuBased.USE_IO_BITMAPS)) return (controls & CpuBased.UNCOND_IO_EXITING) !== 0;
-    if (port + size > 0x1_0000) return true;
-    const { memory } = this.unit.cpu;
-    for (let p = port; p < port + size; p++) {
-      const bitmap = this.vmcs.address(p < 0x8000 ? IO_BITMAP_A : IO_BITMAP_B);
-      const at = memory.hostOffset(bitmap + ((p & 0x7fff) >> 3));
-      if (at < 0 || (memory.u8[at] >> (p & 7)) & 1) return true;
-    }
-    return false;
-  }
-
   interceptMsr(index: number, write: boolean, instruction: Instruction): void {
-    if (this.msrExits(index >>> 0, write)) {
+    if (msrExits(this.vmcs, this.unit.cpu.memory, index >>> 0, write)) {
       this.exitInstruction(write ? ExitReason.MSR_WRITE : ExitReason.MSR_READ, instruction);
     }
-  }
-
-  /** SDM 3C 25.6.9: four bitmaps of 1024 bytes: read low, read high, write low, write high. */
-  private msrExits(index: number, write: boolean): boolean {
-    if (!this.primary(CpuBased.USE_MSR_BITMAPS)) return true;
-    const high = index >= 0xc000_0000;
-    const bit = high ? index - 0xc000_0000 : index;
-    if (bit > 0x1fff) return true;
-    const { memory } = this.unit.cpu;
-    const at = memory.hostOffset(this.vmcs.address(MSR_BITMAP) + (write ? 2048 : 0) + (high ? 1024 : 0) + (bit >> 3));
-    return at < 0 || ((memory.u8[at] >> (bit & 7)) & 1) !== 0;
   }
 
   interceptInvlpg(linear: bigint, instruction: Instruction): void {
@@ -465,7 +306,7 @@ export class VmxGuestMode implements GuestMode {
 
   interceptExternalInterrupt(): boolean {
     if (!this.pin(PinBased.EXT_INTR_EXITING)) return true;
-    if (this.vmcs.lo(EXIT_CONTROLS) & ACK_INTERRUPT) {
+    if (this.vmcs.lo(EXIT_CONTROLS) & VmExitControl.ACK_INTR_ON_EXIT) {
       const vector = this.unit.cpu.interrupts.acknowledge();
       this.exits.interruptInfo = (vector & 0xff) | VALID;
     }
@@ -603,41 +444,12 @@ export class VmxGuestMode implements GuestMode {
     return BigInt.asUintN(64, value + this.vmcs.u64(TSC_OFFSET));
   }
 
-  /** Host offset of the virtual task-priority register, -1 when there is no memory. */
-  private virtualTpr(): number {
-    return this.unit.cpu.memory.hostOffset(this.vmcs.address(VIRTUAL_APIC) + TPR_OFFSET);
-  }
-
   readTprShadow(): number | undefined {
-    if (!this.primary(CpuBased.TPR_SHADOW)) return undefined;
-    const at = this.virtualTpr();
-    return at < 0 ? 0xf : this.unit.cpu.memory.u8[at] >> 4;
+    return this.virtualApic.readTpr();
   }
 
   writeTprShadow(value: number): boolean {
-    if (!this.primary(CpuBased.TPR_SHADOW)) return false;
-    this.setVirtualTpr((value & 0xf) << 4);
-    return true;
-  }
-
-  /** TPR virtualization (SDM 3C 30.1.2): a TPR below the threshold exits behind the instruction. */
-  private setVirtualTpr(value: number): void {
-    const at = this.virtualTpr();
-    if (at >= 0) {
-      const { view } = this.unit.cpu.memory;
-      view.setUint32(at, value & 0xff, true);
-    }
-    if (this.tprBelowThreshold()) {
-      this.unit.state.tprBelow = true;
-      this.unit.cpu.attention();
-    }
-  }
-
-  /** The virtual task priority is below the TPR threshold. */
-  tprBelowThreshold(): boolean {
-    if (!this.primary(CpuBased.TPR_SHADOW)) return false;
-    const threshold = this.vmcs.lo(TPR_THRESHOLD) & 0xf;
-    return threshold !== 0 && (this.readTprShadow() ?? 0) < threshold;
+    return this.virtualApic.writeTpr(value);
   }
 
   get addressSpaceTag(): number {
@@ -648,33 +460,11 @@ export class VmxGuestMode implements GuestMode {
     return this.secondary(SecondaryExec.VIRTUALIZE_APIC_ACCESSES) ? this.vmcs.address(APIC_ACCESS) : -1;
   }
 
-  /** SDM 3C 30.4: the task priority is virtualized with TPR shadow; every other access exits. */
   apicAccess(_pa: number, offset: number, size: number, write: boolean, linear: bigint): boolean {
-    const { cpu, state: data } = this.unit;
-    if (this.primary(CpuBased.TPR_SHADOW) && offset === TPR_OFFSET && size <= 4 && data.vectoring === null) {
-      if (write) {
-        this.setVirtualTpr(cpu.state.lo(Off.VALUE) & 0xff);
-        return true;
-      }
-      const at = this.virtualTpr();
-      cpu.state.setU64(Off.VALUE, at < 0 ? 0xffn : BigInt(cpu.memory.u8[at]));
-      return true;
-    }
-    const kind = data.vectoring !== null ? 3 : write ? 1 : 0;
-    this.exits.qualificationLo = (offset & 0xfff) | (kind << 12);
-    this.exits.setLinear(linear);
-    this.exits.rf = data.vectoring === null ? SavedRf.SET : SavedRf.KEEP;
-    return this.exits.exit(ExitReason.APIC_ACCESS);
+    return this.virtualApic.access(offset, size, write, linear);
   }
 }
-
-/** `a` where the mask is 0, `b` where it is 1. */
-const blend = (a: bigint, b: bigint, mask: bigint): bigint => (a & ~mask) | (b & mask);
 
 /** Size, direction and port of an I/O exit (SDM 3C table 28-5). */
 const ioQualification = (port: number, size: number, input: boolean): number =>
   (size - 1) | (input ? 8 : 0) | (port << 16);
-
-/** General register of MOV CR. */
-const crRegister = (instruction: Instruction): number =>
-  instruction.operands.find((o) => o.kind === OperandKind.GPR)?.reg ?? 0;

@@ -16,11 +16,21 @@ import { Ept } from "./ept";
 import { ExitRecorder } from "./exit";
 import { EXIT_REASON_COUNT } from "./exit-reasons";
 import { FIELD_OFFSETS, Field, VMCS_FIELDS, vmcsField } from "./fields";
-import { secondaryControls, VmxGuestMode } from "./guest-mode";
+import { VmxGuestMode } from "./guest-mode";
 import type { MsrAccess } from "./msr-lists";
 import { type WriteEffect, writeEffect } from "./transfer";
 import { VmError } from "./vm-instruction-errors";
-import { highHalf, isCanonical, LaunchWord, lowHalf, RevisionWord, VMCS_REVISION, Vmcs, word } from "./vmcs";
+import {
+  highHalf,
+  isCanonical,
+  LaunchWord,
+  lowHalf,
+  RevisionWord,
+  secondaryControls,
+  VMCS_REVISION,
+  Vmcs,
+  word,
+} from "./vmcs";
 import {
   type FailedCheck,
   VM_FAIL_INVALID,

@@ -9,7 +9,8 @@
  * Fields are addressed by word: index into the region's 32-bit words. Low halves are at `word`, high halves one on.
  */
 import type { PhysicalMemory } from "../../memory/physical";
-import { FIELD_OFFSETS, type Field, offsetOf } from "./fields";
+import { CpuBased } from "./controls";
+import { FIELD_OFFSETS, Field, offsetOf } from "./fields";
 
 /** Reported in IA32_VMX_BASIC and expected in the first word of VMXON and VMCS regions. */
 export const VMCS_REVISION = 0x0048_5301;
@@ -65,6 +66,13 @@ export class Vmcs {
     return this.u64(FIELD_OFFSETS[field >> 1] >> 2);
   }
 }
+
+const CPU = word(Field.CPU_BASED_VM_EXEC_CONTROL);
+const SECONDARY = word(Field.SECONDARY_VM_EXEC_CONTROL);
+
+/** The secondary controls in effect: all 0 unless activated (SDM 3C 25.6.2). */
+export const secondaryControls = (vmcs: Vmcs): number =>
+  vmcs.lo(CPU) & CpuBased.ACTIVATE_SECONDARY_CONTROLS ? vmcs.lo(SECONDARY) : 0;
 
 const wide = new BigInt64Array(1);
 const halves = new Int32Array(wide.buffer);

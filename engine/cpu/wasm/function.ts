@@ -20,7 +20,8 @@ export interface FunctionType {
 }
 
 export class FunctionBuilder {
-  private readonly code = new ByteWriter();
+  private readonly head = new ByteWriter();
+  private code = new ByteWriter();
   private readonly types: WasmType[] = [];
   private readonly free = new Map<WasmType, Local[]>();
   private taken: Local[] = [];
@@ -57,6 +58,17 @@ export class FunctionBuilder {
       else this.free.set(local.type, [local]);
     }
     this.taken = [];
+  }
+
+  /** Code that `emit` writes goes to the start of the function, behind what earlier calls put there. */
+  atStart(emit: () => void): void {
+    const { code, depth } = this;
+    this.code = this.head;
+    this.depth = 0;
+    emit();
+    if (this.depth !== 0) throw new Error("wasm: a block at the start of the function is not ended");
+    this.code = code;
+    this.depth = depth;
   }
 
   op(op: Op): void {
@@ -192,6 +204,7 @@ export class FunctionBuilder {
       body.unsigned(run.count);
       body.byte(run.type);
     }
+    body.append(this.head);
     body.append(this.code);
     body.byte(Op.END);
     into.unsigned(body.length);

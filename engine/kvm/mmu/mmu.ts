@@ -1,5 +1,6 @@
 /** The common MMU (arch/x86/kvm/mmu/mmu.c): faults, roots, MMIO caching, reactions to memslot changes. */
 import { TraceKind } from "../../trace";
+import { EmulType } from "../emulateTypes";
 import { x86EmulateInstruction } from "../emulator";
 import {
   gfnToMemslot,
@@ -28,7 +29,6 @@ import {
   kvmTdpMmuWrprotSlot,
   pagesPerHpage,
 } from "./tdpMmu";
-import { EmulType } from "../emulateTypes";
 
 const PT64_ROOT_4LEVEL = 4;
 
@@ -116,7 +116,9 @@ export function vcpuCacheMmioInfo(vcpu: KvmVcpu, gva: bigint, gfn: number, acces
 export function vcpuMatchMmioGpa(vcpu: KvmVcpu, gpa: number): boolean {
   const { arch } = vcpu;
   return (
-    arch.mmioGen === kvmMemslots(vcpu.kvm).generation && arch.mmioGfn > 0 && arch.mmioGfn === Math.floor(gpa / PAGE_SIZE)
+    arch.mmioGen === kvmMemslots(vcpu.kvm).generation &&
+    arch.mmioGfn > 0 &&
+    arch.mmioGfn === Math.floor(gpa / PAGE_SIZE)
   );
 }
 

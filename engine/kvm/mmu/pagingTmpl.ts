@@ -2,7 +2,7 @@
  * The guest's own paging as KVM walks it for the emulator and KVM_TRANSLATE (arch/x86/kvm/mmu/paging_tmpl.h): 2-level, PAE,
  * 4- and 5-level (SDM 3A chapter 4).
  */
-import { Cr0, Cr4, EferBit, isLongMode, isPaging, kvmGetRflags, kvmPdptrRead, kvmReadCr0, kvmReadCr3, kvmReadCr4 } from "../kvmCacheRegs";
+import { Cr0, Cr4, EferBit, kvmGetRflags, kvmPdptrRead, kvmReadCr0, kvmReadCr3, kvmReadCr4 } from "../kvmCacheRegs";
 import { gfnToMemslot, gpaToHpa, markPageDirtyInSlot } from "../memslots";
 import type { KvmVcpu } from "../types";
 import { Pferr } from "./fault";
@@ -55,18 +55,49 @@ function updateEntry(vcpu: KvmVcpu, gpa: number, bytes: 4 | 8, entry: bigint): v
   markPageDirtyInSlot(gfnToMemslot(vcpu.kvm, gfn), gfn);
 }
 
+/** What a walk depends on. */
+export interface GuestPaging {
+  readonly cr0: bigint;
+  readonly cr3: bigint;
+  readonly cr4: bigint;
+  readonly efer: bigint;
+  pdpte(index: number): bigint;
+  /** RFLAGS.AC, for SMAP. */
+  readonly alignmentCheck: boolean;
+}
+
+/** Paging of a loaded vCPU, by KVM's cached registers. */
+const pagingOf = (vcpu: KvmVcpu): GuestPaging => ({
+  cr0: kvmReadCr0(vcpu),
+  cr3: kvmReadCr3(vcpu),
+  cr4: kvmReadCr4(vcpu),
+  efer: vcpu.arch.efer,
+  pdpte: (index) => kvmPdptrRead(vcpu, index),
+  get alignmentCheck() {
+    return (kvmGetRflags(vcpu) & (1n << 18n)) !== 0n;
+  },
+});
+
 /**
  * gva_to_gpa: translates a linear address.
  * @param access Pferr.WRITE, USER and FETCH as the access has them
  * @param touch set accessed and dirty bits, as the processor would
  */
-export function gvaToGpa(vcpu: KvmVcpu, gva: bigint, access: number, touch: boolean): GvaTranslation {
-  if (!isPaging(vcpu)) return { ok: true, gpa: Number(gva & 0xffffffffn), writable: true, user: true };
-  const cr0 = kvmReadCr0(vcpu);
-  const cr4 = kvmReadCr4(vcpu);
-  const cr3 = kvmReadCr3(vcpu);
-  const nx = (vcpu.arch.efer & EferBit.NX) !== 0n;
-  const long = isLongMode(vcpu);
+export const gvaToGpa = (vcpu: KvmVcpu, gva: bigint, access: number, touch: boolean): GvaTranslation =>
+  walkAddr(vcpu, pagingOf(vcpu), gva, access, touch);
+
+/** walk_addr_generic. @param access -1: no permissions are checked (a debugger looks) */
+export function walkAddr(
+  vcpu: KvmVcpu,
+  paging: GuestPaging,
+  gva: bigint,
+  access: number,
+  touch: boolean,
+): GvaTranslation {
+  const { cr0, cr3, cr4, efer } = paging;
+  if (!(cr0 & Cr0.PG)) return { ok: true, gpa: Number(gva & 0xffffffffn), writable: true, user: true };
+  const nx = (efer & EferBit.NX) !== 0n;
+  const long = (efer & EferBit.LMA) !== 0n;
   const fetchBit = access & Pferr.FETCH && (nx || cr4 & Cr4.SMEP) ? Pferr.FETCH : 0;
   const code = (access & (Pferr.WRITE | Pferr.USER)) | fetchBit;
   const fail = (extra: number): GvaTranslation => ({ ok: false, errorCode: code | extra });
@@ -77,7 +108,7 @@ export function gvaToGpa(vcpu: KvmVcpu, gva: bigint, access: number, touch: bool
     levels = cr4 & Cr4.LA57 ? LONG5 : LONG4;
     table = Number(cr3 & ADDRESS);
   } else if (cr4 & Cr4.PAE) {
-    const pdpte = kvmPdptrRead(vcpu, Number((gva >> 30n) & 3n));
+    const pdpte = paging.pdpte(Number((gva >> 30n) & 3n));
     if (!(pdpte & PRESENT)) return fail(0);
     levels = PAE_LEVELS;
     table = Number(pdpte & ADDRESS);
@@ -96,7 +127,8 @@ export function gvaToGpa(vcpu: KvmVcpu, gva: bigint, access: number, touch: bool
     const at = table + index * entryBytes;
     const entry = readEntry(vcpu, at, entryBytes);
     if (entry === undefined || !(entry & PRESENT)) return fail(0);
-    if (entryBytes === 8 && (reservedBits(vcpu) & entry || (entry & NX && !nx))) return fail(Pferr.PRESENT | Pferr.RSVD);
+    if (entryBytes === 8 && (reservedBits(vcpu) & entry || (entry & NX && !nx)))
+      return fail(Pferr.PRESENT | Pferr.RSVD);
     writable &&= (entry & WRITABLE) !== 0n;
     user &&= (entry & USER) !== 0n;
     if (entryBytes === 8 && entry & NX) executable = false;
@@ -107,7 +139,7 @@ export function gvaToGpa(vcpu: KvmVcpu, gva: bigint, access: number, touch: bool
       table = Number(entry & (entryBytes === 8 ? ADDRESS : 0xfffff000n));
       continue;
     }
-    if (!permitted(vcpu, access, writable, user, executable, cr0, cr4)) return fail(Pferr.PRESENT);
+    if (access >= 0 && !permitted(paging, access, writable, user, executable)) return fail(Pferr.PRESENT);
     if (touch) setAccessedDirty(vcpu, visited, (access & Pferr.WRITE) !== 0);
     const mask = (1n << shift) - 1n;
     let base: bigint;
@@ -123,23 +155,26 @@ const reservedBits = (vcpu: KvmVcpu): bigint => ADDRESS & ~((1n << BigInt(vcpu.a
 
 /** SDM 3A 4.6.1: access rights of supervisor and user accesses. */
 function permitted(
-  vcpu: KvmVcpu,
+  paging: GuestPaging,
   access: number,
   writable: boolean,
   user: boolean,
   executable: boolean,
-  cr0: bigint,
-  cr4: bigint,
 ): boolean {
+  const { cr0, cr4 } = paging;
   const userAccess = (access & Pferr.USER) !== 0;
   if (userAccess && !user) return false;
   if (access & Pferr.FETCH) return executable && !(!userAccess && user && cr4 & Cr4.SMEP);
-  if (!userAccess && user && cr4 & Cr4.SMAP && !(kvmGetRflags(vcpu) & (1n << 18n))) return false;
+  if (!userAccess && user && cr4 & Cr4.SMAP && !paging.alignmentCheck) return false;
   if (access & Pferr.WRITE && !writable) return !userAccess && !(cr0 & Cr0.WP);
   return true;
 }
 
-function setAccessedDirty(vcpu: KvmVcpu, visited: readonly { gpa: number; bytes: 4 | 8; entry: bigint }[], write: boolean): void {
+function setAccessedDirty(
+  vcpu: KvmVcpu,
+  visited: readonly { gpa: number; bytes: 4 | 8; entry: bigint }[],
+  write: boolean,
+): void {
   for (let i = 0; i < visited.length; i++) {
     const { gpa, bytes, entry } = visited[i];
     const wanted = entry | ACCESSED | (write && i === visited.length - 1 ? DIRTY : 0n);

@@ -7,8 +7,15 @@ import type { BitField } from "../../cpu/registers";
 // biome-ignore-start format: a bit table
 /** Bits of an EPT entry that the processor looks at. */
 export const Ept = {
-  READABLE: 1n << 0n, WRITABLE: 1n << 1n, EXECUTABLE: 1n << 2n, RWX: 7n, MEMTYPE_SHIFT: 3n, IPAT: 1n << 6n,
-  PAGE_SIZE: 1n << 7n, ACCESSED: 1n << 8n, DIRTY: 1n << 9n,
+  READABLE: 1n << 0n,
+  WRITABLE: 1n << 1n,
+  EXECUTABLE: 1n << 2n,
+  RWX: 7n,
+  MEMTYPE_SHIFT: 3n,
+  IPAT: 1n << 6n,
+  PAGE_SIZE: 1n << 7n,
+  ACCESSED: 1n << 8n,
+  DIRTY: 1n << 9n,
 } as const;
 const MEMTYPE_UC = 0n;
 const MEMTYPE_WB = 6n;
@@ -16,8 +23,11 @@ const MEMTYPE_WB = 6n;
 /** Bits the processor ignores and KVM uses. */
 export const Spte = {
   MMU_PRESENT: 1n << 11n,
-  TDP_AD_MASK: 3n << 52n, TDP_AD_DISABLED: 1n << 52n, TDP_AD_WRPROT_ONLY: 2n << 52n,
-  HOST_WRITABLE: 1n << 57n, MMU_WRITABLE: 1n << 58n,
+  TDP_AD_MASK: 3n << 52n,
+  TDP_AD_DISABLED: 1n << 52n,
+  TDP_AD_WRPROT_ONLY: 2n << 52n,
+  HOST_WRITABLE: 1n << 57n,
+  MMU_WRITABLE: 1n << 58n,
   ADDRESS: 0x000ffffffffff000n,
 } as const;
 
@@ -36,13 +46,25 @@ export const SPTE_BITS: readonly BitField[] = [
   { name: "R", low: 0, width: 1, help: "Readable." },
   { name: "W", low: 1, width: 1, help: "Writable." },
   { name: "X", low: 2, width: 1, help: "Executable." },
-  { name: "memtype", low: 3, width: 3, help: "EPT memory type.", values: { 0: "UC", 1: "WC", 4: "WT", 5: "WP", 6: "WB" } },
+  {
+    name: "memtype",
+    low: 3,
+    width: 3,
+    help: "EPT memory type.",
+    values: { 0: "UC", 1: "WC", 4: "WT", 5: "WP", 6: "WB" },
+  },
   { name: "IPAT", low: 6, width: 1, help: "The guest's PAT is ignored." },
   { name: "PS", low: 7, width: 1, help: "Maps a large page." },
   { name: "A", low: 8, width: 1, help: "Accessed." },
   { name: "D", low: 9, width: 1, help: "Dirty." },
   { name: "MMU_PRESENT", low: 11, width: 1, help: "KVM: the entry is a translation, not an MMIO entry." },
-  { name: "AD", low: 52, width: 2, help: "KVM: use of accessed and dirty bits.", values: { 0: "enabled", 1: "disabled", 2: "wrprot only" } },
+  {
+    name: "AD",
+    low: 52,
+    width: 2,
+    help: "KVM: use of accessed and dirty bits.",
+    values: { 0: "enabled", 1: "disabled", 2: "wrprot only" },
+  },
   { name: "HOST_WRITABLE", low: 57, width: 1, help: "KVM: the host mapping is writable." },
   { name: "MMU_WRITABLE", low: 58, width: 1, help: "KVM: the MMU lets the page be writable." },
 ];
@@ -102,6 +124,12 @@ export function describeSpte(spte: bigint, level: number): string {
   const flags = SPTE_BITS.filter((b) => b.width === 1 && (spte >> BigInt(b.low)) & 1n).map((b) => b.name);
   const what = isLastSpte(spte, level) ? "page" : "table";
   const type = (spte >> Ept.MEMTYPE_SHIFT) & 7n;
-  const memtype = isLastSpte(spte, level) ? (type === MEMTYPE_UC ? " UC" : type === MEMTYPE_WB ? " WB" : ` type ${type}`) : "";
+  const memtype = isLastSpte(spte, level)
+    ? type === MEMTYPE_UC
+      ? " UC"
+      : type === MEMTYPE_WB
+        ? " WB"
+        : ` type ${type}`
+    : "";
   return `${what} 0x${spteToPa(spte).toString(16)}${memtype} ${flags.join(" ")}`;
 }

@@ -2,9 +2,11 @@
  * The TDP MMU (arch/x86/kvm/mmu/tdp_mmu.c): second-level page tables of a VM in host memory, filled on faults, one root for
  * all vCPUs of the same role.
  */
-import { KvmReq, kvmMakeAllCpusRequest } from "../requests";
+
 import { markPageDirtyInSlot } from "../memslots";
+import { KvmReq, kvmMakeAllCpusRequest } from "../requests";
 import type { Kvm, KvmMemorySlot, KvmMmuPage, KvmVcpu } from "../types";
+import { type KvmPageFault, RetPf } from "./fault";
 import {
   Ept,
   isLargePte,
@@ -18,7 +20,6 @@ import {
   Spte,
   spteToPa,
 } from "./spte";
-import { type KvmPageFault, RetPf } from "./fault";
 
 const PT64_ROOT_4LEVEL = 4;
 const ENTRIES = 512;
@@ -122,7 +123,11 @@ function tdpMmuSetSpte(kvm: Kvm, table: number, index: number, level: number, ne
   const isLeaf = isShadowPresentPte(next) && isLastSpte(next, level);
   if (wasLeaf) countPages(kvm, level, -1);
   if (isLeaf) countPages(kvm, level, 1);
-  if (isShadowPresentPte(old) && !isLastSpte(old, level) && !(isShadowPresentPte(next) && spteToPa(next) === spteToPa(old))) {
+  if (
+    isShadowPresentPte(old) &&
+    !isLastSpte(old, level) &&
+    !(isShadowPresentPte(next) && spteToPa(next) === spteToPa(old))
+  ) {
     freeSubtree(kvm, spteToPa(old), level - 1);
     kvm.state.stat.mmu_shadow_zapped++;
   }
@@ -179,7 +184,13 @@ function tdpMmuMapHandleTargetLevel(vcpu: KvmVcpu, fault: KvmPageFault, table: n
     const writable = fault.mapWritable && !logged && !fault.writeTracked;
     const gfn = fault.gfn - (fault.gfn % pagesPerHpage(level));
     const pa = fault.pa - (fault.gfn - gfn) * 4096;
-    next = makeSpte({ pa, level, writable, hostWritable: fault.mapWritable, adDisabled: !kvm.module.features.eptAdBits });
+    next = makeSpte({
+      pa,
+      level,
+      writable,
+      hostWritable: fault.mapWritable,
+      adDisabled: !kvm.module.features.eptAdBits,
+    });
     if (writable && fault.write) markPageDirtyInSlot(slot, fault.gfn);
   }
   if (next === old) return fault.write && slot && !isWritablePte(next) ? RetPf.EMULATE : RetPf.SPURIOUS;
@@ -234,7 +245,12 @@ export function fastPageFault(vcpu: KvmVcpu, fault: KvmPageFault): RetPf {
 }
 
 /** Calls `visit` for each present leaf that maps frames of [start, end) in any valid root; it returns the new entry. */
-function forEachLeaf(kvm: Kvm, start: number, end: number, visit: (spte: bigint, gfn: number, level: number) => bigint): boolean {
+function forEachLeaf(
+  kvm: Kvm,
+  start: number,
+  end: number,
+  visit: (spte: bigint, gfn: number, level: number) => bigint,
+): boolean {
   let changed = false;
   const walk = (table: number, level: number, first: number): void => {
     const span = pagesPerHpage(level);

@@ -7,19 +7,26 @@ import { decodeQualification, ENTRY_FAILURE, ExitReason, exitReasonName } from "
 import { Field, VMCS_FIELDS } from "../../cpu/vmx/fields";
 import { TraceKind } from "../../trace";
 import { kvmEmulateCpuid } from "../cpuid";
-import { kvmEmulateInstruction, kvmFastPio } from "../emulator";
-import { EmulType } from "../emulateTypes";
 import { kvmTaskSwitch, TaskSwitchReason } from "../emulateTaskSwitch";
-import { kvmGetLinearRip, kvmReadCr3, kvmRegisterRead, kvmRegisterWrite, kvmRegRead32, kvmRegWrite32 } from "../kvmCacheRegs";
-import { kvmIoBusWrite, KvmBus } from "../ioBus";
-import { kvmGetMsr, kvmSetMsr } from "../msrs";
+import { EmulType } from "../emulateTypes";
+import { kvmEmulateInstruction, kvmFastPio } from "../emulator";
+import { kvmEmulateHypercall } from "../hypercall";
+import { KvmBus, kvmIoBusWrite } from "../ioBus";
+import {
+  kvmGetLinearRip,
+  kvmReadCr3,
+  kvmRegisterRead,
+  kvmRegisterWrite,
+  kvmRegRead32,
+  kvmRegWrite32,
+} from "../kvmCacheRegs";
 import { Pferr } from "../mmu/fault";
 import { kvmMmuPageFault } from "../mmu/mmu";
+import { kvmGetMsr, kvmSetMsr } from "../msrs";
 import { KvmReq, kvmMakeRequest } from "../requests";
 import { type KvmVcpu, VcpuReg } from "../types";
 import { KvmExit, KvmGuestdbg, KvmInternalError } from "../uapi";
-import { kvmGetDr, kvmSetDr, KvmDebugreg } from "../x86Debug";
-import { kvmEmulateHypercall } from "../hypercall";
+import { KvmDebugreg, kvmGetDr, kvmSetDr } from "../x86Debug";
 import {
   ExcVector,
   kvmCompleteInsnGp,
@@ -30,12 +37,12 @@ import {
   kvmSkipEmulatedInstruction,
 } from "../x86Events";
 import { kvmEmulateHalt, kvmVcpuOnSpin } from "../x86Halt";
-import { kvmGetCr8, kvmLmsw, kvmSetCr0, kvmSetCr3, kvmSetCr4, kvmSetCr8, kvmSetXcr } from "../x86Regs";
 import { Fastpath } from "../x86Ops";
-import { GuestIntrState, vmxGetRflags } from "./vmx";
+import { kvmGetCr8, kvmLmsw, kvmSetCr0, kvmSetCr3, kvmSetCr4, kvmSetCr8, kvmSetXcr } from "../x86Regs";
 import { IntrInfo, vmxGetExitQual, vmxGetIntrInfo, vmxSkipEmulatedInstruction } from "./run";
 import { vmxGetCpl } from "./segments";
 import { controlsClearBit, loadedCpu, vmcsRead, vmcsRead32, vmcsSetBits, vmcsWrite } from "./vmcs";
+import { GuestIntrState, vmxGetRflags } from "./vmx";
 
 type ExitHandler = (vcpu: KvmVcpu) => number;
 
@@ -76,7 +83,8 @@ export function handleExceptionNmi(vcpu: KvmVcpu): number {
           vmxSkipEmulatedInstruction(vcpu);
         } else if (vmxGetRflags(vcpu) & 0x100n) {
           // VM entry wants BS pending when TF is set in an interrupt shadow (SDM 3C 27.3.1.5).
-          const shadow = vmcsRead32(vcpu, Field.GUEST_INTERRUPTIBILITY_INFO) & (GuestIntrState.STI | GuestIntrState.MOV_SS);
+          const shadow =
+            vmcsRead32(vcpu, Field.GUEST_INTERRUPTIBILITY_INFO) & (GuestIntrState.STI | GuestIntrState.MOV_SS);
           if (shadow) {
             const pending = vmcsRead(vcpu, Field.GUEST_PENDING_DBG_EXCEPTIONS);
             vmcsWrite(vcpu, Field.GUEST_PENDING_DBG_EXCEPTIONS, pending | DR6_BS);
@@ -363,7 +371,11 @@ export function handleApicAccess(vcpu: KvmVcpu): number {
 export function handleEptViolation(vcpu: KvmVcpu): number {
   const qualification = Number(vmxGetExitQual(vcpu) & 0xffffffffn);
   // IRET had unblocked NMIs when its stack access faulted: they are blocked again.
-  if (!(vcpu.vmx.idtVectoringInfo & VECTORING_INFO_VALID) && vcpu.module.features.vnmi && qualification & IntrInfo.UNBLOCK_NMI) {
+  if (
+    !(vcpu.vmx.idtVectoringInfo & VECTORING_INFO_VALID) &&
+    vcpu.module.features.vnmi &&
+    qualification & IntrInfo.UNBLOCK_NMI
+  ) {
     vmcsSetBits(vcpu, Field.GUEST_INTERRUPTIBILITY_INFO, GuestIntrState.NMI);
   }
   const gpa = Number(vmcsRead(vcpu, Field.GUEST_PHYSICAL_ADDRESS));

@@ -100,4 +100,3 @@ export const vmxX86Ops: KvmX86Ops = {
   writeTscOffset: vmx.vmxWriteTscOffset,
   msrFilterChanged: () => {},
 };
-

@@ -4,16 +4,17 @@
  */
 import { RunExit } from "../../cpu/cpu";
 import { Off } from "../../cpu/state";
-import { ApicReg } from "../../devices/local-apic";
 import { CpuBased } from "../../cpu/vmx/controls";
 import { ENTRY_FAILURE, ExitReason } from "../../cpu/vmx/exit-reasons";
 import { Field } from "../../cpu/vmx/fields";
+import { ApicReg } from "../../devices/local-apic";
 import { KvmBug } from "../errno";
 import { HostVector, hostInterrupt } from "../hostKernel";
-import { kvmRegisterIsDirty, kvmRipWrite, kvmRipRead, is64BitMode } from "../kvmCacheRegs";
+import { is64BitMode, kvmRegisterIsDirty, kvmRipRead, kvmRipWrite } from "../kvmCacheRegs";
 import { KvmReq, kvmMakeRequest } from "../requests";
 import { type KvmVcpu, VcpuReg } from "../types";
-import { KvmGuestdbg, KVM_X86_SHADOW_INT_MOV_SS, KVM_X86_SHADOW_INT_STI } from "../uapi";
+import { KVM_X86_SHADOW_INT_MOV_SS, KVM_X86_SHADOW_INT_STI, KvmGuestdbg } from "../uapi";
+import { KvmDebugreg } from "../x86Debug";
 import {
   ExcVector,
   kvmClearExceptionQueue,
@@ -22,7 +23,6 @@ import {
   kvmQueueInterrupt,
   kvmRequeueException,
 } from "../x86Events";
-import { KvmDebugreg } from "../x86Debug";
 import { Fastpath } from "../x86Ops";
 import {
   controlsSetBit,
@@ -419,10 +419,9 @@ export function vmxSkipEmulatedInstruction(vcpu: KvmVcpu): number {
   const length = BigInt(vmcsRead32(vcpu, Field.VM_EXIT_INSTRUCTION_LEN));
   const old = kvmRipRead(vcpu);
   let rip = (old + length) & 0xffffffffffffffffn;
-  if (((rip ^ old) >> 31n) !== 0n && !is64BitMode(vcpu)) rip &= 0xffffffffn;
+  if ((rip ^ old) >> 31n !== 0n && !is64BitMode(vcpu)) rip &= 0xffffffffn;
   kvmRipWrite(vcpu, rip);
   vmxSetInterruptShadow(vcpu, 0);
   vcpu.module.host.clock.retire(1);
   return 1;
 }
-

@@ -23,7 +23,9 @@ const AR_UNUSABLE = 1 << 16;
 /** vmx_segment_access_rights */
 export function segmentAccessRights(s: KvmSegment): number {
   if (s.unusable || !s.present) return AR_UNUSABLE;
-  return s.type | (s.s << 4) | (s.dpl << 5) | (s.present << 7) | (s.avl << 12) | (s.l << 13) | (s.db << 14) | (s.g << 15);
+  return (
+    s.type | (s.s << 4) | (s.dpl << 5) | (s.present << 7) | (s.avl << 12) | (s.l << 13) | (s.db << 14) | (s.g << 15)
+  );
 }
 
 /** The parts of an access-rights word. A segment that is not usable counts as not present. */

@@ -2,8 +2,9 @@
  * Access to a vCPU's VMCS while it is current on the vCPU's physical processor (arch/x86/kvm/vmx/vmx_ops.h), and the
  * shadowed control fields that save VMREADs (BUILD_CONTROLS_SHADOW).
  */
-import { Field } from "../../cpu/vmx/fields";
+
 import type { Cpu } from "../../cpu/cpu";
+import { Field } from "../../cpu/vmx/fields";
 import { KvmBug } from "../errno";
 import type { KvmVcpu } from "../types";
 
@@ -26,7 +27,8 @@ export const vmcsRead32 = (vcpu: KvmVcpu, field: Field): number => Number(vmcsRe
 /** @throws KvmBug when the VMWRITE fails */
 export function vmcsWrite(vcpu: KvmVcpu, field: Field, value: bigint): void {
   const result = loadedCpu(vcpu).vmx.vmwrite(field, value);
-  if (result !== 0) throw new KvmBug(`vmwrite of field 0x${field.toString(16)} = 0x${value.toString(16)} failed: ${result}`);
+  if (result !== 0)
+    throw new KvmBug(`vmwrite of field 0x${field.toString(16)} = 0x${value.toString(16)} failed: ${result}`);
 }
 
 export const vmcsWrite32 = (vcpu: KvmVcpu, field: Field, value: number): void =>

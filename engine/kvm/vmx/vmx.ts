@@ -19,7 +19,7 @@ import {
   kvmRegisterMarkAvailable,
 } from "../kvmCacheRegs";
 import { apicX2apicMode, kvmGetApicBase, kvmSetApicBase } from "../lapic";
-import { kvmSetMemoryRegion, PAGE_SIZE, slotToHpa, gfnToMemslot } from "../memslots";
+import { gfnToMemslot, kvmSetMemoryRegion, PAGE_SIZE, slotToHpa } from "../memslots";
 import type { KvmModule } from "../module";
 import { Msr } from "../msrs";
 import { KvmReq, kvmMakeRequest } from "../requests";
@@ -637,4 +637,3 @@ export function vmxVcpuAfterSetCpuid(vcpu: KvmVcpu): void {
 
 /** vmx_write_tsc_offset */
 export const vmxWriteTscOffset = (vcpu: KvmVcpu): void => vmcsWrite(vcpu, Field.TSC_OFFSET, vcpu.arch.tscOffset);
-

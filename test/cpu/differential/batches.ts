@@ -5,31 +5,49 @@ import { Random } from "../random";
 import { undefinedState } from "./flags-undefined";
 import { generate, rowsFor } from "./generate";
 import { COMPLETED, type Instance, type Mode, type Result, startRip } from "./instance";
+import { generateProgram, programRows } from "./programs";
 
-export const BATCH = 1000;
+/** What is compared: single instructions, or programs, in code of a mode. */
+export type Family = "integer" | "programs";
 
-/** Batches per mode: 260,000 instances in all. */
-export const BATCHES: Readonly<Record<Mode, number>> = { 64: 140, 32: 80, 16: 40 };
-
-/** One mode's file in golden/. */
-export interface Golden {
+export interface Series {
+  readonly family: Family;
   readonly mode: Mode;
+  /** Instances per batch, and how many batches. */
+  readonly batch: number;
+  readonly batches: number;
+}
+
+/** 260,000 single instructions and 4,000 programs. */
+export const SERIES: readonly Series[] = [
+  { family: "integer", mode: 64, batch: 1000, batches: 140 },
+  { family: "integer", mode: 32, batch: 1000, batches: 80 },
+  { family: "integer", mode: 16, batch: 1000, batches: 40 },
+  { family: "programs", mode: 64, batch: 100, batches: 25 },
+  { family: "programs", mode: 32, batch: 100, batches: 15 },
+];
+
+/** A series' file in golden/. */
+export interface Golden extends Series {
   /** Processor the results come from. */
   readonly processor: string;
-  /** Instances per batch. */
-  readonly batch: number;
   /** Hash of the results by batch; the seed of a batch is its number. */
   readonly hashes: readonly string[];
 }
 
-export const goldenFile = (mode: Mode): string =>
-  join(process.cwd(), "test", "cpu", "differential", "golden", `integer-${mode}.json`);
+export const goldenFile = (series: Series): string =>
+  join(process.cwd(), "test", "cpu", "differential", "golden", `${series.family}-${series.mode}.json`);
 
 /** The instances of batch `number`; the same on every machine. */
-export function batchOf(mode: Mode, number: number): Instance[] {
-  const rows = rowsFor(mode);
+export function batchOf(series: Series, number: number): Instance[] {
+  const { family, mode, batch } = series;
   const random = new Random((mode << 24) | number);
-  return Array.from({ length: BATCH }, (_, i) => generate(rows, number * BATCH + i, mode, random));
+  if (family === "programs") {
+    const rows = programRows(mode === 64 ? 64 : 32);
+    return Array.from({ length: batch }, () => generateProgram(rows, mode === 64 ? 64 : 32, random));
+  }
+  const rows = rowsFor(mode);
+  return Array.from({ length: batch }, (_, i) => generate(rows, number * batch + i, mode, random));
 }
 
 /** The flags compared: the six arithmetic ones and DF. */

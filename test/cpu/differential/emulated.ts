@@ -114,6 +114,7 @@ const USER_SS: Readonly<Record<Mode, number>> = { 64: 0x2b, 32: 0x2b, 16: 0xf };
 
 /** Exceptions that push an error code (SDM 3A table 6-1). */
 const WITH_ERROR = new Set([8, 10, 11, 12, 13, 14, 17]);
+const BREAKPOINT = 3;
 const PAGE_FAULT = 14;
 
 export class Emulated {
@@ -235,6 +236,7 @@ export class Emulated {
     for (let i = 0; i < 16; i++) state.setGpr(i, instance.gpr[i]);
     state.rip = BigInt(instance.mode === 16 ? instance.ip : CODE + instance.ip);
     state.rflags = instance.rflags | 0x202;
+    if (instance.undefinedFlags !== undefined) return this.runProgram();
     const retired = cpu.retired;
     cpu.run(1);
     if (state.cpl === 0) return this.faulted();
@@ -253,6 +255,18 @@ export class Emulated {
       selectors: [Seg.CS, Seg.SS, Seg.DS, Seg.ES].map((seg) => state.segSelector(seg)),
       changes: this.changes(),
     };
+  }
+
+  /** Runs a program up to the exception that ends it, as a rule the INT3 behind it. */
+  private runProgram(): Result {
+    const { cpu } = this;
+    for (let slices = 0; cpu.state.cpl !== 0; slices++) {
+      if (slices === 100) throw new Error("the program does not end");
+      cpu.run(100_000);
+    }
+    const result = this.faulted();
+    if (result.vector !== BREAKPOINT) return result;
+    return { ...result, vector: COMPLETED, rip: result.rip - 1n };
   }
 
   private registers(): BigUint64Array {

@@ -2,23 +2,23 @@
 import { decode } from "../../../engine/cpu/isa/decoder";
 import { type Instruction, newInstruction, OperandKind } from "../../../engine/cpu/isa/instruction";
 import { type Mnemonic, OPCODES } from "../../../engine/cpu/isa/opcodes";
-import type { Instance } from "./instance";
+import { COMPLETED, type Instance } from "./instance";
 
-const CF = 0x001;
-const PF = 0x004;
-const AF = 0x010;
-const ZF = 0x040;
-const SF = 0x080;
-const OF = 0x800;
-const ARITHMETIC = CF | PF | AF | ZF | SF | OF;
+export const CF = 0x001;
+export const PF = 0x004;
+export const AF = 0x010;
+export const ZF = 0x040;
+export const SF = 0x080;
+export const OF = 0x800;
+export const ARITHMETIC = CF | PF | AF | ZF | SF | OF;
 
 /** What a row's condition may ask about. */
-interface Circumstances {
+export interface Circumstances {
   /** Width of the destination in bits. */
   readonly bits: number;
   /** Shift count as the processor masks it: to 5 bits, or 6 with a 64-bit operand. */
   readonly count: number;
-  /** Vector of the exception the instruction raised, or 0xff. */
+  /** Vector of the exception the instruction raised, or COMPLETED. */
   readonly vector: number;
 }
 
@@ -48,7 +48,7 @@ export const UNDEFINED_FLAGS: readonly UndefinedRow[] = [
     section: "2B SAL: CF is undefined when the count exceeds the operand (at the exact size the last bit is well known)" },
   { mnemonics: ["SHLD", "SHRD"], flags: AF, when: (c) => c.count !== 0, section: "2B SHLD: AF is undefined" },
   { mnemonics: ["SHLD", "SHRD"], flags: OF, when: (c) => c.count > 1, section: "2B SHLD: OF is undefined for counts above 1" },
-  { mnemonics: ["CMPS", "SCAS"], flags: ARITHMETIC, when: (c) => c.vector !== 0xff,
+  { mnemonics: ["CMPS", "SCAS"], flags: ARITHMETIC, when: (c) => c.vector !== COMPLETED,
     section: "2A REP: flags of an interrupted REPE CMPS are those before the instruction on some processors, of the last "
       + "iteration on others; a resumed one does not read them" },
 ];
@@ -73,15 +73,24 @@ export interface UndefinedState {
   readonly operand0?: { readonly register: number; readonly bits: bigint };
 }
 
-/** What may have any value after this instance. */
-export function undefinedState(instance: Instance, vector: number): UndefinedState {
-  if (decode(instance.code, 0, instance.length, instance.mode, instruction) <= 0) return { flags: 0 };
-  const { mnemonic } = OPCODES[instruction.opcode];
-  const circumstances = { bits: instruction.operands[0].size * 8, count: countOf(instance, instruction), vector };
+/** The flags that a mnemonic leaves undefined. */
+export function undefinedFlagsOf(mnemonic: Mnemonic, circumstances: Circumstances): number {
   let flags = 0;
   for (const row of UNDEFINED_FLAGS) {
     if (row.mnemonics.includes(mnemonic) && (row.when === undefined || row.when(circumstances))) flags |= row.flags;
   }
+  return flags;
+}
+
+/** What may have any value after this instance. */
+export function undefinedState(instance: Instance, vector: number): UndefinedState {
+  if (instance.undefinedFlags !== undefined) {
+    return { flags: vector === COMPLETED ? instance.undefinedFlags : ARITHMETIC };
+  }
+  if (decode(instance.code, 0, instance.length, instance.mode, instruction) <= 0) return { flags: 0 };
+  const { mnemonic } = OPCODES[instruction.opcode];
+  const circumstances = { bits: instruction.operands[0].size * 8, count: countOf(instance, instruction), vector };
+  const flags = undefinedFlagsOf(mnemonic, circumstances);
   const result = UNDEFINED_RESULTS.find((row) => row.mnemonics.includes(mnemonic));
   const [destination] = instruction.operands;
   if (!result || destination.kind !== OperandKind.GPR) return { flags };

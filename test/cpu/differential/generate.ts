@@ -635,7 +635,7 @@ class Builder {
     const tailAt = bytes.length;
     bytes.push(...this.tail, ...this.immediates);
     // One byte too many is an instance worth having: #GP(0) (SDM 2A 2.3.11).
-    if (bytes.length > instance.code.length) throw new Error(`${row.mnemonic} ${row.encoding}: ${bytes.length} bytes`);
+    if (bytes.length > 16) throw new Error(`${row.mnemonic} ${row.encoding}: ${bytes.length} bytes`);
     if (this.ripRelative >= 0) {
       const displacement = this.ea - BigInt(CODE + instance.ip + bytes.length);
       const at = tailAt + this.ripRelative;

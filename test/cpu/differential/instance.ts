@@ -1,5 +1,5 @@
 /**
- * One instruction with everything it starts from, and what became of it: the forms that the native harness
+ * One instruction, or a short program, with everything it starts from, and what became of it: the forms that the native harness
  * (native/harness.c) and our engine share.
  */
 
@@ -15,7 +15,7 @@ export interface Instance {
   readonly mode: Mode;
   /** RAX..R15; in 32- and 16-bit code the upper halves and R8..R15 are 0. */
   readonly gpr: BigUint64Array;
-  /** Offset of the instruction in the code page, which is full of INT3 otherwise. */
+  /** Offset of the (first) instruction in the code page, which is full of INT3 otherwise. */
   ip: number;
   /** Arithmetic flags and DF; bit 1 and IF are always set. */
   rflags: number;
@@ -25,7 +25,12 @@ export interface Instance {
   patchAt: number;
   patchLength: number;
   readonly patch: Uint8Array;
+  /** Of a program: flags that are undefined at its end. A single instruction's follow from the instruction. */
+  undefinedFlags?: number;
 }
+
+/** Longest program, bytes. */
+export const CODE_BYTES = 160;
 
 /** Vector of a result whose instruction was completed. */
 export const COMPLETED = 0xff;
@@ -52,7 +57,7 @@ export function newInstance(mode: Mode): Instance {
     gpr: new BigUint64Array(16),
     ip: 0,
     rflags: 0,
-    code: new Uint8Array(16),
+    code: new Uint8Array(CODE_BYTES),
     length: 0,
     patchAt: 0,
     patchLength: 0,
@@ -72,7 +77,7 @@ export const PATTERN: Uint8Array = (() => {
   return new Uint8Array(words.buffer);
 })();
 
-const INSTANCE_SIZE = 128 + 4 + 4 + 2 + 2 + 16 + 2 + 2 + 64;
+const INSTANCE_SIZE = 140 + CODE_BYTES + 68;
 const RESULT_SIZE = 128 + 8 + 8 + 8 + 4 + 4 + 8 + 2;
 
 /** What the harness reads. */
@@ -87,9 +92,9 @@ export function encodeInstances(instances: readonly Instance[]): Uint8Array {
     view.setUint16(at + 136, instance.mode, true);
     view.setUint16(at + 138, instance.length, true);
     bytes.set(instance.code, at + 140);
-    view.setUint16(at + 156, instance.patchAt, true);
-    view.setUint16(at + 158, instance.patchLength, true);
-    bytes.set(instance.patch, at + 160);
+    view.setUint16(at + 140 + CODE_BYTES, instance.patchAt, true);
+    view.setUint16(at + 142 + CODE_BYTES, instance.patchLength, true);
+    bytes.set(instance.patch, at + 144 + CODE_BYTES);
     at += INSTANCE_SIZE;
   }
   return bytes;

@@ -3,7 +3,7 @@
  * generator or of the table of undefined flags; never to make a failing comparison pass.
  */
 import { readFileSync, writeFileSync } from "node:fs";
-import { BATCH, BATCHES, batchOf, type Golden, goldenFile, hashOf } from "./batches";
+import { batchOf, type Golden, goldenFile, hashOf, SERIES } from "./batches";
 import { nativeAvailable, runNative } from "./native";
 
 function processorName(): string {
@@ -20,17 +20,17 @@ function processorName(): string {
 function regenerate(): void {
   if (!nativeAvailable())
     throw new Error("golden results come from Linux on x86-64 with gcc; this machine has not both");
-  for (const mode of [64, 32, 16] as const) {
-    const hashes = Array.from({ length: BATCHES[mode] }, (_, number) => {
-      const instances = batchOf(mode, number);
-      const results = runNative(instances);
-      const again = runNative(instances);
-      const hash = hashOf(instances, results);
-      if (hash !== hashOf(instances, again)) throw new Error(`${mode}-bit batch ${number}: two runs differ`);
+  for (const series of SERIES) {
+    const hashes = Array.from({ length: series.batches }, (_, number) => {
+      const instances = batchOf(series, number);
+      const hash = hashOf(instances, runNative(instances));
+      if (hash !== hashOf(instances, runNative(instances))) {
+        throw new Error(`${series.mode}-bit ${series.family}, batch ${number}: two runs differ`);
+      }
       return hash;
     });
-    const golden: Golden = { mode, processor: processorName(), batch: BATCH, hashes };
-    writeFileSync(goldenFile(mode), `${JSON.stringify(golden, null, 1)}\n`);
+    const golden: Golden = { ...series, processor: processorName(), hashes };
+    writeFileSync(goldenFile(series), `${JSON.stringify(golden, null, 1)}\n`);
   }
 }
 

@@ -19,12 +19,15 @@ export function disassemble(instance: Instance): string {
   const decoder = new Decoder(instance.mode, instance.code.subarray(0, instance.length), DecoderOptions.None);
   decoder.ip = startRip(instance);
   const formatter = new Formatter(FormatterSyntax.Nasm);
-  const decoded = decoder.decode();
-  const text = formatter.format(decoded);
+  const lines: string[] = [];
+  while (decoder.canDecode) {
+    const decoded = decoder.decode();
+    lines.push(formatter.format(decoded));
+    decoded.free();
+  }
   formatter.free();
-  decoded.free();
   decoder.free();
-  return text;
+  return lines.join("; ");
 }
 
 /** Every difference between two results, and what the instance started from. */

@@ -11,7 +11,7 @@ describe("hypervisors that run as guests of accel none", () => {
   test("every kind of VM exit has the reason, qualification and state the manual gives it (3C 26, 28)", () => {
     const machine = new BareMachine(guest("features")).run(20_000_000);
     expect(machine.output.split("\n").filter((line) => line !== "" && !line.startsWith("ok"))).toEqual([
-      "41 passed, 0 failed",
+      "50 passed, 0 failed",
     ]);
     expect(machine.code).toBe(0);
   });

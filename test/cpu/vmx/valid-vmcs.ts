@@ -32,7 +32,8 @@ const CPU_DEFAULT = 0x0400_6172n;
 
 const SEGMENTS = ["ES", "CS", "SS", "DS", "FS", "GS"] as const;
 
-function defaults(): Map<Field, bigint> {
+/** Field values of a VMCS that passes all checks: a 64-bit guest under EPT at EPT_ROOT, a 64-bit host. */
+export function validFields(): Map<Field, bigint> {
   const fields = new Map<Field, bigint>([
     [Field.PIN_BASED_VM_EXEC_CONTROL, 0x16n],
     [Field.CPU_BASED_VM_EXEC_CONTROL, CPU_DEFAULT | u(CpuBased.ACTIVATE_SECONDARY_CONTROLS) | u(CpuBased.HLT_EXITING)],
@@ -103,7 +104,7 @@ export class TestVmcs {
     cpu.vmx.vmxon(VMXON_REGION);
     cpu.vmx.vmclear(VMCS_REGION);
     cpu.vmx.vmptrld(VMCS_REGION);
-    for (const [field, value] of defaults()) this.set(field, value);
+    for (const [field, value] of validFields()) this.set(field, value);
   }
 
   private set(field: Field, value: bigint): void {

@@ -5,14 +5,16 @@ typedef void code(void);
 extern code do_vmcall, do_cpuid, do_hlt, do_pause, do_rdtsc, do_rdpmc, do_wbinvd, do_invlpg, do_sgdt, do_sldt, do_vmread,
     do_vmxoff, do_mov_dr, do_in, do_out, do_rep_outs, do_rdmsr, do_wrmsr, do_mov_to_cr0, do_mov_to_cr3,
     do_mov_from_cr3, do_read_cr0, do_mov_to_cr8, do_ud2, do_int3, do_load, do_store, do_call, do_add, do_spin, do_sti,
-    do_rdtsc_vmcall, guest_handler;
+    do_rdtsc_vmcall, do_load_twice, do_rdmsr_vmcall, do_load32, guest_handler, protected_mode_code;
 extern u8 real_mode_code[], real_mode_end[];
 
 /* Guest-physical 2-MByte page that EPT do not map, and one they map wrongly. */
 #define HOLE 0x6000000ul
 #define WRONG 0x6200000ul
 #define READ_ONLY 0x6400000ul
+#define MOVED 0x6600000ul
 #define LOW_CODE 0x8000ul
+#define TSC_AUX 0xc0000103
 
 static struct registers r;
 static int passed, failed;
@@ -221,6 +223,84 @@ static void second_stage(void) {
   count("EPT misconfiguration", right("guest-physical address", vmread(GUEST_PHYSICAL_ADDRESS), WRONG + 8) && ok);
 }
 
+static void translations(void) {
+  start(do_load);
+  vmwrite(SECONDARY_VM_EXEC_CONTROL, 0);
+  *(u64 *)MOVED = 0x1111;
+  r.rbx = MOVED;
+  int ok = exits(EXIT_VMCALL, 0);
+  count("a guest without EPT and VPID", right("RAX", r.rax, 0x1111) && ok);
+
+  start(do_store);
+  vmwrite(EPT_POINTER, vmread(EPT_POINTER) | 1 << 6);
+  r.rbx = MOVED;
+  r.rax = 0x2222;
+  ok = exits(EXIT_VMCALL, 0);
+  ok = right("value", *(u64 *)MOVED, 0x2222) && ok;
+  count("EPT dirty flag", right("flags", ept_directory[MOVED >> 21] >> 8 & 3, 3) && ok);
+
+  start(do_load);
+  vmwrite(EPT_POINTER, vmread(EPT_POINTER) | 1 << 6);
+  r.rbx = MOVED;
+  ok = exits(EXIT_VMCALL, 0);
+  count("EPT accessed flag", right("flags", ept_directory[MOVED >> 21] >> 8 & 3, 1) && ok);
+
+  start(do_load_twice);
+  *(u64 *)HOLE = 0x3333;
+  *(u64 *)MOVED = 0x4444;
+  r.rbx = HOLE;
+  ok = exits(EXIT_VMCALL, 0);
+  ok = right("first load", r.rax, 0x3333) && ok;
+  ept_directory[HOLE >> 21] = MOVED | 1 << 7 | 6 << 3 | 7;
+  invept(vmread(EPT_POINTER));
+  vmwrite(GUEST_RIP, vmread(GUEST_RIP) + 3);
+  ok = right("entry", vm_enter(&r, 1), 0) && ok;
+  count("INVEPT after a change of the EPT", right("second load", r.rax, 0x4444) && ok);
+
+  start(do_load32);
+  on(SECONDARY_VM_EXEC_CONTROL, SECONDARY_APIC_ACCESSES);
+  vmwrite(APIC_ACCESS_ADDR, MOVED);
+  r.rbx = MOVED + 0xb0;
+  count("APIC-access page", exits(EXIT_APIC_ACCESS, 0xb0));
+
+  start(do_load32);
+  on(SECONDARY_VM_EXEC_CONTROL, SECONDARY_APIC_ACCESSES);
+  on(CPU_BASED_VM_EXEC_CONTROL, CPU_TPR_SHADOW);
+  vmwrite(APIC_ACCESS_ADDR, MOVED);
+  virtual_apic[0x80] = 0x70;
+  r.rbx = MOVED + 0x80;
+  ok = exits(EXIT_VMCALL, 0);
+  count("task priority on the APIC-access page", right("TPR", r.rax, 0x70) && ok);
+}
+
+/* An entry of an MSR list (SDM 3C table 25-15). */
+struct msr_entry { u32 index, zero; u64 value; } __attribute__((aligned(16)));
+static struct msr_entry entry_list[1], store_list[1], exit_list[1];
+
+static void msr_lists(void) {
+  start(do_rdmsr_vmcall);
+  entry_list[0].index = store_list[0].index = exit_list[0].index = TSC_AUX;
+  entry_list[0].value = 0x55;
+  exit_list[0].value = 0x66;
+  vmwrite(VM_ENTRY_MSR_LOAD_ADDR, (u64)entry_list);
+  vmwrite(VM_EXIT_MSR_STORE_ADDR, (u64)store_list);
+  vmwrite(VM_EXIT_MSR_LOAD_ADDR, (u64)exit_list);
+  vmwrite(VM_ENTRY_MSR_LOAD_COUNT, 1);
+  vmwrite(VM_EXIT_MSR_STORE_COUNT, 1);
+  vmwrite(VM_EXIT_MSR_LOAD_COUNT, 1);
+  r.rcx = TSC_AUX;
+  int ok = exits(EXIT_VMCALL, 0);
+  ok = right("loaded on entry", r.rax, 0x55) && ok;
+  ok = right("stored on exit", store_list[0].value, 0x55) && ok;
+  count("MSR lists", right("loaded on exit", rdmsr(TSC_AUX), 0x66) && ok);
+
+  start(do_vmcall);
+  entry_list[0].index = 0xc0000100;
+  vmwrite(VM_ENTRY_MSR_LOAD_ADDR, (u64)entry_list);
+  vmwrite(VM_ENTRY_MSR_LOAD_COUNT, 1);
+  count("MSR list with FS base fails the entry", exits(ENTRY_FAILURE | 34, 1));
+}
+
 static void timing(void) {
   start(do_spin);
   on(PIN_BASED_VM_EXEC_CONTROL, PIN_PREEMPTION_TIMER);
@@ -304,6 +384,19 @@ static void real_mode(void) {
   count("unrestricted guest in real-address mode", right("RIP", vmread(GUEST_RIP), real_mode_end - real_mode_code - 2) && ok);
 }
 
+static void protected_mode(void) {
+  start(protected_mode_code);
+  on(SECONDARY_VM_EXEC_CONTROL, SECONDARY_UNRESTRICTED);
+  vmwrite(VM_ENTRY_CONTROLS, vmread(VM_ENTRY_CONTROLS) & ~(u64)ENTRY_IA32E);
+  vmwrite(GUEST_IA32_EFER, 0);
+  vmwrite(GUEST_CR0, 0x31);
+  vmwrite(GUEST_CR4, 0x2000);
+  vmwrite(GUEST_CS_AR_BYTES, 0xc09b);
+  int ok = exits(EXIT_CPUID, 0);
+  ok = right("EBX", r.rbx, *(u32 *)protected_mode_code) && right("EDX", r.rdx, 0x12345678) && ok;
+  count("unrestricted guest in protected mode without paging", ok);
+}
+
 void hypervisor_main(void) {
   start_vmx();
   instructions();
@@ -312,9 +405,12 @@ void hypervisor_main(void) {
   control_registers();
   exceptions();
   second_stage();
+  translations();
+  msr_lists();
   timing();
   injection();
   real_mode();
+  protected_mode();
   print_decimal(passed);
   print(" passed, ");
   print_decimal(failed);

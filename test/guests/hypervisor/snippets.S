@@ -84,6 +84,18 @@
         rdtsc
         vmcall
 
+        snippet do_load_twice
+        movq    (%rbx), %rax
+        vmcall
+        movq    (%rbx), %rax
+        vmcall
+        snippet do_rdmsr_vmcall
+        rdmsr
+        vmcall
+        snippet do_load32
+        movl    (%rbx), %eax
+        vmcall
+
 # Interrupt handler of the guest: the vector's stack tells what was pushed.
         snippet guest_handler
         popq    %rax
@@ -100,3 +112,11 @@ real_mode_code:
         cpuid
         .globl  real_mode_end
 real_mode_end:
+
+# Thirty-two-bit code for protected mode without paging.
+        .code32
+        snippet protected_mode_code
+        movl    %cs:protected_mode_code, %ebx
+        pushl   $0x12345678
+        popl    %edx
+        cpuid

@@ -35,7 +35,7 @@ function adc(c: Context): void {
   const a = destination.value;
   const r = c.let(c.add(c.add(a, b), carryOf(c, a)));
   destination.write(r);
-  c.flagsAdd(a, b, r);
+  c.flagsAdd(a, b, r, true);
 }
 
 function sbb(c: Context): void {
@@ -44,7 +44,7 @@ function sbb(c: Context): void {
   const a = destination.value;
   const r = c.let(c.sub(c.sub(a, b), carryOf(c, a)));
   destination.write(r);
-  c.flagsSub(a, b, r);
+  c.flagsSub(a, b, r, true);
 }
 
 /** ADCX and ADOX: carries through CF or OF alone, the other five flags stay. */

@@ -153,28 +153,28 @@ export abstract class Context extends Expressions {
   // ---- flags
 
   /** Takes the carries out of bit positions 7, 6 and 3 (or the like for other sizes) of a carry vector into aux. */
-  private carries(vector: Value): Value {
+  protected carries(vector: Value): Value {
     const wide = this.zeroExtend(vector, 8);
     const spread =
       vector.size === 8 ? wide : this.mul(wide, this.constant(8, (1n << BigInt(64 - vector.size * 8)) | 1n));
     return this.and(spread, this.constant(8, AUX_CARRIES));
   }
 
-  /** Flags of r = a + b (+ carry). The three are variables or constants of one size. */
-  flagsAdd(a: Value, b: Value, r: Value): void {
+  /** Flags of r = a + b, or a + b + CF `withCarry`. The three are variables or constants of one size. */
+  flagsAdd(a: Value, b: Value, r: Value, _withCarry = false): void {
     this.setFlags(this.signExtend(r, 8), this.carries(this.addCarries(a, b, r)));
   }
 
-  /** Flags of r = a - b (- borrow). */
-  flagsSub(a: Value, b: Value, r: Value): void {
+  /** Flags of r = a - b, or a - b - CF `withBorrow`. */
+  flagsSub(a: Value, b: Value, r: Value, _withBorrow = false): void {
     this.setFlags(this.signExtend(r, 8), this.carries(this.subBorrows(a, b, r)));
   }
 
-  private addCarries(a: Value, b: Value, r: Value): Value {
+  protected addCarries(a: Value, b: Value, r: Value): Value {
     return this.or(this.and(a, b), this.and(this.or(a, b), this.not(r)));
   }
 
-  private subBorrows(a: Value, b: Value, r: Value): Value {
+  protected subBorrows(a: Value, b: Value, r: Value): Value {
     return this.or(this.and(this.not(a), b), this.and(this.or(this.not(a), b), r));
   }
 

@@ -1,5 +1,5 @@
 /*
- * Executes single user-mode instructions on the machine's own processor.
+ * Executes user-mode instructions, single ones or short programs, on the machine's own processor.
  *
  * Reads instances from standard input, writes results to standard output (both little-endian, packed as below; instance.ts
  * has the other side). Every instance is one return from a signal handler: the handler stores the registers, the
@@ -28,6 +28,7 @@
 #define DATA_SIZE 8192
 #define WORDS (DATA_SIZE / 8)
 #define PATCH 64
+#define CODE_BYTES 160
 
 struct __attribute__((packed)) instance {
   uint64_t gpr[16];
@@ -35,7 +36,7 @@ struct __attribute__((packed)) instance {
   uint32_t rflags; /* arithmetic flags and DF */
   uint16_t mode;
   uint16_t length;
-  uint8_t code[16];
+  uint8_t code[CODE_BYTES];
   uint16_t patch_at, patch_length; /* bytes put over the pattern of the data window */
   uint8_t patch[PATCH];
 };
