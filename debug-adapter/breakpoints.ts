@@ -2,7 +2,7 @@
 import type { DebugProtocol } from "@vscode/debugprotocol";
 import type { BreakpointRequest, HitRule, Refusal, Stop, TraceFilter, WatchpointRequest } from "../engine/debug/api";
 import { TraceKind } from "../engine/trace";
-import { type Handlers, type SessionContext, threadOf } from "./context";
+import { type Handlers, headlineOf, type SessionContext, threadOf } from "./context";
 import { codeAddress } from "./disassembly";
 import { exitFilter, traceFilterOf } from "./exception-filters";
 import { parseReference } from "./format";
@@ -244,10 +244,11 @@ export class Breakpoints {
     if (!stop || threadOf(stop.vcpu) !== threadId) throw new Error(`thread ${threadId} is not stopped at an event`);
     const filter = stop.hits.find((hit) => typeof hit === "string" && !hit.startsWith("function:"));
     const exceptionId = String(filter ?? (stop.ending ? stop.ending.kind : stop.reason));
-    const text = stop.description ?? stop.text;
+    const headline = headlineOf(stop);
+    const text = stop.description ?? headline;
     return {
       exceptionId,
-      description: stop.text || text,
+      description: headline || text,
       breakMode: "always",
       details: {
         message: text,

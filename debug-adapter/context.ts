@@ -1,6 +1,7 @@
 /** What the parts of a session share. */
 import type { DebugProtocol } from "@vscode/debugprotocol";
 import type { Stop } from "../engine/debug/api";
+import { TraceKind } from "../engine/trace";
 import type { CustomEvent, CustomEvents, NumberFormat } from "./custom-protocol";
 import type { EngineClient } from "./engine-client";
 import type { AdapterHost } from "./host";
@@ -51,6 +52,22 @@ export interface SessionContext {
 // biome-ignore lint/suspicious/noExplicitAny: each handler names its own argument type; the schema has checked it
 export type Handler = (args: any, token: CancelToken) => Promise<object | undefined>;
 export type Handlers = Readonly<Record<string, Handler>>;
+
+const STAGES: Readonly<Record<number, string>> = {
+  [TraceKind.VmExit]: "VM exit",
+  [TraceKind.ExitHandler]: "Exit handler",
+  [TraceKind.MmuFault]: "MMU fault",
+  [TraceKind.UserspaceExit]: "Exit to userspace",
+  [TraceKind.Device]: "Device",
+  [TraceKind.VmEntry]: "VM entry",
+  [TraceKind.VmEntryFailed]: "VM entry failed",
+};
+
+/** One line for a stop: its stage, and what happened there. */
+export function headlineOf(stop: Stop): string {
+  const stage = STAGES[stop.traceKind];
+  return stage ? `${stage}: ${stop.text}` : stop.text;
+}
 
 export const FIRST_THREAD = 1;
 export const vcpuOf = (threadId: number): number => threadId - FIRST_THREAD;

@@ -1,13 +1,14 @@
 /** Answers the requests of custom-protocol.ts. */
 import type { BitField } from "../engine/cpu/registers";
+import { describeBits, extract } from "../engine/debug/bits";
 import { type Handlers, type SessionContext, threadOf, vcpuOf } from "./context";
 import type { CustomBitField, CustomField, CustomRequests } from "./custom-protocol";
 import { fromBase64, hex } from "./format";
-import { decode } from "./variables";
 
 function bitsOf(value: bigint, bits: readonly BitField[] | undefined): CustomBitField[] {
-  return (bits ?? []).map(({ name, low, width, help, values }) => {
-    const word = (value >> BigInt(low)) & ((1n << BigInt(width)) - 1n);
+  return (bits ?? []).map((bit) => {
+    const { name, low, width, help, values } = bit;
+    const word = extract(value, bit);
     const text = values?.[Number(word)];
     return { name, low, width, help, value: hex(word), ...(text ? { text } : {}) };
   });
@@ -33,7 +34,7 @@ export function customHandlers(session: SessionContext): Handlers {
             group: row.group,
             value: hex(value),
             width: row.width,
-            decoded: row.bits ? decode(value, row.bits) : "",
+            decoded: row.bits ? describeBits(value, row.bits) : "",
             help: row.help,
             section: row.section,
             bits: bitsOf(value, row.bits),

@@ -125,7 +125,7 @@ async function guestFrame(client: Client): Promise<DebugProtocol.StackFrame> {
 }
 
 async function showStack(client: Client, root: string): Promise<void> {
-  const { stackFrames } = await client.request("stackTrace", { threadId: 1, levels: 14 });
+  const { stackFrames } = await client.request("stackTrace", { threadId: 1, levels: 40 });
   for (const f of stackFrames as DebugProtocol.StackFrame[]) {
     if (f.presentationHint === "label") say(paint(33, `   -- ${f.name} --`));
     else if (f.source) {
@@ -216,7 +216,8 @@ async function demonstrate(client: Client, image: string, root: string): Promise
   await client.request("continue", { threadId: 1 });
   const ended = await client.event("exited", "stopped");
   say(paint(32, serialLines(client.serial)));
-  if (ended.event === "exited") say(`   the guest ended with status ${ended.body.exitCode}`);
+  if (ended.event === "exited")
+    say(`   the session's exit code is ${ended.body.exitCode}: (code << 1) | 1, as QEMU's isa-debug-exit`);
   else say(`   stopped: ${ended.body.text ?? ended.body.description}`);
   await client.request("disconnect", {});
   say();

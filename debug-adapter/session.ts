@@ -12,6 +12,7 @@ import {
   type CancelToken,
   type Handler,
   type Handlers,
+  headlineOf,
   type SessionContext,
   threadOf,
   vcpuOf,
@@ -34,13 +35,8 @@ import { SymbolTable } from "./symbols/symbol-table";
 import type { Receiver, Transport } from "./transport";
 import { Variables } from "./variables";
 
-/** Requests that do not wait for those before them. */
-const AT_ONCE: ReadonlySet<string> = new Set(["cancel", "pause", "terminate", "disconnect", "hyperstep/serialInput"]);
 /** How long a stuck engine may take to end by itself (ms). */
 const PATIENCE = 1000;
-/** Error ids of the protocol's error bodies. */
-const ErrorId = { FAILED: 1, BAD_ARGUMENTS: 2, UNKNOWN_COMMAND: 3 } as const;
-
 const STAGE_NAMES: ReadonlyMap<number, string> = new Map(Object.entries(TraceKind).map(([name, bit]) => [bit, name]));
 
 /** Stages offered as targets of "step into": what to stop at first. */
@@ -53,13 +49,6 @@ const STEP_TARGETS: readonly { readonly label: string; readonly stages: number }
   { label: "the device", stages: TraceKind.Device },
   { label: "the VM entry", stages: TraceKind.VmEntry },
 ];
-
-interface Pending {
-  readonly seq: number;
-  readonly command: string;
-  readonly args: unknown;
-  cancelled: boolean;
-}
 
 type Phase = "new" | "initialized" | "launched" | "running" | "over";
 
@@ -81,10 +70,7 @@ export class DebugSession implements Receiver, SessionContext {
   private readonly stack: Stack;
   private readonly variables: Variables;
   private readonly breakpoints: Breakpoints;
-  private readonly handlers: ReadonlyMap<string, Handler>;
-  private readonly queue: Pending[] = [];
-  private working: Pending | null = null;
-  private nextSeq = 1;
+  private readonly dispatcher: Dispatcher;
   private nextProgress = 1;
   private phase: Phase = "new";
   private configuration: LaunchConfiguration | null = null;
@@ -115,7 +101,7 @@ export class DebugSession implements Receiver, SessionContext {
       ...disassembly.handlers,
       ...customHandlers(this),
     };
-    this.handlers = new Map(Object.entries(all));
+    this.dispatcher = new Dispatcher(transport, new Map(Object.entries(all)), (command) => this.after(command));
   }
 
   get engine(): EngineClient {
@@ -123,86 +109,18 @@ export class DebugSession implements Receiver, SessionContext {
     return this.client_;
   }
 
-  // ---- messages in ----
+  // ---- messages ----
 
   message(message: unknown): void {
-    if (typeof message !== "object" || message === null || Array.isArray(message)) {
-      this.malformed("a message must be a JSON object");
-      return;
-    }
-    const { seq, type, command } = message as { seq?: unknown; type?: unknown; command?: unknown };
-    const args = (message as { arguments?: unknown }).arguments;
-    // This adapter sends no requests, so that a response answers nothing.
-    if (type === "response") return;
-    const number = typeof seq === "number" && Number.isInteger(seq) ? seq : 0;
-    const name = typeof command === "string" ? command : "";
-    if (type !== "request" || number <= 0 || name === "") {
-      const what =
-        type !== "request"
-          ? `"type" must be "request"`
-          : number <= 0
-            ? `"seq" must be a positive whole number`
-            : `"command" must be a string`;
-      this.fail({ seq: number, command: name }, ErrorId.BAD_ARGUMENTS, `malformed message: ${what}`);
-      return;
-    }
-    const pending: Pending = { seq: number, command: name, args: args ?? {}, cancelled: false };
-    if (AT_ONCE.has(name)) void this.answer(pending);
-    else {
-      this.queue.push(pending);
-      void this.work();
-    }
+    this.dispatcher.message(message);
   }
 
   malformed(problem: string): void {
-    this.fail({ seq: 0, command: "" }, ErrorId.BAD_ARGUMENTS, `malformed message: ${problem}`);
+    this.dispatcher.malformed(problem);
   }
 
   closed(): void {
     this.end();
-  }
-
-  private async work(): Promise<void> {
-    if (this.working) return;
-    for (let next = this.queue.shift(); next; next = this.queue.shift()) {
-      this.working = next;
-      await this.answer(next);
-      this.working = null;
-    }
-  }
-
-  private async answer(request: Pending): Promise<void> {
-    const handler = this.handlers.get(request.command);
-    if (!handler) {
-      const like = nearest(request.command, [...this.handlers.keys()]);
-      const hint = like ? `; did you mean "${like}"?` : "";
-      this.fail(request, ErrorId.UNKNOWN_COMMAND, `this adapter knows no request "${request.command}"${hint}`);
-      return;
-    }
-    const problems = check(request.args, requestSchemas[request.command] ?? {}, `${request.command}: argument`);
-    if (problems.length > 0) {
-      this.fail(
-        request,
-        ErrorId.BAD_ARGUMENTS,
-        problems.map((p) => p.replace(": argument needs", ": arguments need")).join("; "),
-      );
-      return;
-    }
-    const token: CancelToken = {
-      check: () => {
-        if (request.cancelled) throw new Cancelled();
-      },
-    };
-    try {
-      token.check();
-      const body = await handler(request.args, token);
-      token.check();
-      this.respond(request, true, body);
-      this.after(request.command);
-    } catch (error) {
-      if (error instanceof Cancelled) this.respond(request, false, undefined, "cancelled");
-      else this.fail(request, ErrorId.FAILED, error instanceof Error ? error.message : String(error));
-    }
   }
 
   /** What follows an answer. */
@@ -211,25 +129,8 @@ export class DebugSession implements Receiver, SessionContext {
     if (command === "disconnect") this.transport.close();
   }
 
-  // ---- messages out ----
-
-  private send(message: Omit<DebugProtocol.ProtocolMessage, "seq">): void {
-    this.transport.send({ seq: this.nextSeq++, ...message });
-  }
-
-  private respond(request: { seq: number; command: string }, success: boolean, body?: object, message?: string): void {
-    const response = { type: "response", request_seq: request.seq, success, command: request.command };
-    this.send({ ...response, ...(message ? { message } : {}), ...(body ? { body } : {}) } as DebugProtocol.Response);
-  }
-
-  private fail(request: { seq: number; command: string }, id: number, text: string): void {
-    // Braces in an error's format are placeholders; here they are text.
-    const error = { id, format: "{text}", variables: { text }, showUser: request.command === "launch" };
-    this.respond(request, false, { error }, text);
-  }
-
   event(name: string, body?: object): void {
-    this.send({ type: "event", event: name, ...(body ? { body } : {}) } as DebugProtocol.Event);
+    this.dispatcher.event(name, body);
   }
 
   customEvent<E extends CustomEvent>(name: E, body: CustomEvents[E]): void {
@@ -265,7 +166,10 @@ export class DebugSession implements Receiver, SessionContext {
         this.phase = "over";
         return undefined;
       },
-      cancel: (args: DebugProtocol.CancelArguments) => this.cancel(args),
+      cancel: async (args: DebugProtocol.CancelArguments) => {
+        this.dispatcher.cancel(args.requestId);
+        return undefined;
+      },
       continue: async () => {
         await this.resume({ kind: "continue" });
         return { allThreadsContinued: true };
@@ -403,12 +307,6 @@ export class DebugSession implements Receiver, SessionContext {
     return undefined;
   }
 
-  private async cancel(args: DebugProtocol.CancelArguments): Promise<undefined> {
-    for (const pending of [this.working, ...this.queue])
-      if (pending && pending.seq === args.requestId) pending.cancelled = true;
-    return undefined;
-  }
-
   /** Ends the engine and tells the client, once. */
   private async finish(): Promise<void> {
     const engine = this.client_;
@@ -506,12 +404,13 @@ export class DebugSession implements Receiver, SessionContext {
     this.stop = stop;
     this.memory.vcpu = stop.vcpu;
     const { reason, hitBreakpointIds } = this.breakpoints.reasonOf(stop);
+    const headline = headlineOf(stop);
     this.event("stopped", {
       reason,
       threadId: threadOf(stop.vcpu),
       allThreadsStopped: true,
-      ...(stop.text ? { description: stop.text } : {}),
-      ...(stop.description || (reason === "exception" && stop.text) ? { text: stop.description ?? stop.text } : {}),
+      ...(headline ? { description: headline } : {}),
+      ...(stop.description || (reason === "exception" && headline) ? { text: stop.description ?? headline } : {}),
       ...(hitBreakpointIds.length > 0 ? { hitBreakpointIds } : {}),
     });
     this.customEvent("hyperstep/stopped", {

@@ -3,7 +3,7 @@
  * it, a label, and then the guest's own frames.
  */
 import type { DebugProtocol } from "@vscode/debugprotocol";
-import { type Handlers, type SessionContext, threadOf, vcpuOf } from "./context";
+import { type Handlers, headlineOf, type SessionContext, threadOf, vcpuOf } from "./context";
 import { codeAddress } from "./disassembly";
 import { hex } from "./format";
 import type { Listings } from "./listings";
@@ -90,7 +90,7 @@ export class Stack {
     const inModel = stop?.vcpu === vcpu ? await this.sources.map(stop.modelFrames) : [];
     const { frames: guest } = await engine.request("unwind", { vcpu, limit: MAX_FRAMES });
     const frames = inModel.map((frame) => this.modelFrame(vcpu, frame));
-    if (stop && stop.vcpu === vcpu && stop.modelFrames.length > 0) frames.push(this.label(vcpu, stop.text));
+    if (stop && stop.vcpu === vcpu && stop.modelFrames.length > 0) frames.push(this.label(vcpu, headlineOf(stop)));
     for (const [i, frame] of guest.entries()) {
       if (frame.interrupted) frames.push(this.label(vcpu, "interrupted"));
       const place = i < MAX_LISTED ? await this.listings.place(frame.linear, context) : undefined;

@@ -2,6 +2,7 @@
 import type { DebugProtocol } from "@vscode/debugprotocol";
 import type { BitField, RegisterGroup } from "../engine/cpu/registers";
 import type { FieldValue, VmcsFieldValue } from "../engine/debug/api";
+import { describeBits, extract } from "../engine/debug/bits";
 import { type Handlers, type SessionContext, vcpuOf } from "./context";
 import type { NumberFormat } from "./custom-protocol";
 import { codeAddress } from "./disassembly";
@@ -38,16 +39,15 @@ const GROUP_TITLES: readonly (readonly [RegisterGroup, string])[] = [
   ["fpu", "x87"],
   ["vector", "Vector"],
 ];
+/** In the order they are shown. */
 const VMCS_TITLES: Readonly<Record<string, string>> = {
+  "exit-information": "Exit information",
   "guest-state": "Guest state",
   "host-state": "Host state",
   "execution-control": "Execution controls",
   "exit-control": "Exit controls",
   "entry-control": "Entry controls",
-  "exit-information": "Exit information",
 };
-
-const wordOf = (value: bigint, bit: BitField): bigint => (value >> BigInt(bit.low)) & ((1n << BigInt(bit.width)) - 1n);
 
 export class Variables {
   private containers = new Map<number, Container>();
@@ -143,7 +143,7 @@ export class Variables {
   private async vmcsItems(vcpu: number): Promise<Item[]> {
     const vmcs = await this.session.engine.request("readVmcs", { vcpu });
     if (!vmcs) return [];
-    const groups = [...new Set(vmcs.fields.map((f) => f.group))];
+    const groups = Object.keys(VMCS_TITLES).filter((group) => vmcs.fields.some((f) => f.group === group));
     return [
       {
         name: "pointer",
@@ -247,7 +247,11 @@ export class Variables {
     // What a value looks like in the view ("0x80000011 PG|PE") may come back edited: the words are not part of it.
     const plain =
       /^\s*(-?(?:0[xX][0-9a-fA-F_]+|0[bB][01_]+|[0-9]+))(?:\s+[A-Z_][\w|=. -]*)?\s*$/.exec(value)?.[1] ?? value;
-    const result = await this.session.engine.request("evaluate", { vcpu, expression: `${target} = (${plain})` });
+    const { engine } = this.session;
+    const right = await engine.request("evaluate", { vcpu, expression: plain, readOnly: true });
+    if (typeof right.value === "string") throw new Error(`${target} must be a number, not the string "${right.value}"`);
+    const expression = `${target} = ${right.value}`;
+    const result = await engine.request("evaluate", { vcpu, expression });
     this.session.invalidate(["variables", "stacks"]);
     if (typeof result.value === "string") return { value: result.value };
     const number = formatValue(result.value, result.width, format);
@@ -286,7 +290,7 @@ function registerItem(field: FieldValue): Item {
     width: row.width,
     expression: name,
     help: `${row.help} (SDM ${row.section})`,
-    ...(row.bits ? { bits: row.bits, decoded: decode(value, row.bits) } : {}),
+    ...(row.bits ? { bits: row.bits, decoded: describeBits(value, row.bits) } : {}),
     ...(memory ? { memory } : {}),
   };
 }
@@ -332,7 +336,7 @@ function vmcsItem(field: VmcsFieldValue): Item {
 
 export function bitItems(value: bigint, expression: string | undefined, bits: readonly BitField[]): Item[] {
   return bits.map((bit) => {
-    const word = wordOf(value, bit);
+    const word = extract(value, bit);
     const decoded = bit.values?.[Number(word)];
     return {
       name: bit.name,
@@ -343,18 +347,4 @@ export function bitItems(value: bigint, expression: string | undefined, bits: re
       ...(expression ? { expression: `${expression}.${bit.name}` } : { readOnly: true }),
     };
   });
-}
-
-/** Set flags and named values, high bits first. */
-export function decode(value: bigint, bits: readonly BitField[]): string {
-  return [...bits]
-    .sort((a, b) => b.low - a.low)
-    .flatMap((bit) => {
-      const word = wordOf(value, bit);
-      const named = bit.values?.[Number(word)];
-      if (bit.width === 1) return word ? [named ? `${bit.name}=${named}` : bit.name] : [];
-      if (named) return [`${bit.name}=${named}`];
-      return word ? [`${bit.name}=0x${word.toString(16)}`] : [];
-    })
-    .join("|");
 }

@@ -1,8 +1,9 @@
 /**
- * Virtual time. It is the count of retired instructions and nothing else: no wall clock anywhere in the engine.
+ * Virtual time. It follows from what the machine does, above all from the count of retired instructions: no wall clock
+ * anywhere in the engine.
  *
- * One instruction lasts NANOSECONDS_PER_INSTRUCTION, the TSC runs at TSC_HZ, and a halted machine skips forward to its
- * next event. All counts are exact integers below 2^53.
+ * One instruction lasts NANOSECONDS_PER_INSTRUCTION, an access to a port PORT_ACCESS_NANOSECONDS more, the TSC runs at
+ * TSC_HZ, and a halted machine skips forward to its next event. All counts are exact integers below 2^53.
  *
  * An event belongs to a component (its `owner`) and carries a `kind` the owner understands; both are plain data, so that
  * the whole queue is structured-clonable and a snapshot is a copy.
@@ -11,6 +12,11 @@
 export const NANOSECONDS_PER_INSTRUCTION = 10;
 /** The TSC and the nanosecond clock tick together: 1 GHz. */
 export const TSC_HZ = 1_000_000_000;
+/**
+ * How long an access to an I/O port takes: a cycle of the ISA bus. Without it a loop that waits for a timer by reading a
+ * port would have to run a hundred times as often as on a real machine.
+ */
+export const PORT_ACCESS_NANOSECONDS = 1_000;
 
 export interface ClockEvent {
   readonly owner: string;
@@ -28,7 +34,7 @@ export interface EventOwner {
 export interface ClockState {
   /** Instructions retired by all vCPUs. */
   instructions: number;
-  /** Nanoseconds skipped while every vCPU was halted. */
+  /** Nanoseconds that passed without instructions: every vCPU was halted, or waited for a port. */
   skipped: number;
   /** Sorted by due time; equal times keep the order of scheduling. */
   events: ClockEvent[];
@@ -56,6 +62,11 @@ export class VirtualClock {
   /** Adds retired instructions; the processors call it when they leave a slice. */
   retire(instructions: number): void {
     this.state.instructions += instructions;
+  }
+
+  /** Lets time pass without instructions. */
+  pass(nanoseconds: number): void {
+    this.state.skipped += nanoseconds;
   }
 
   /** Schedules `kind` for `owner` at `at` (ns), replacing an earlier one of the same owner and kind. */

@@ -31,6 +31,7 @@ export const pureTables = [
   "engine/trace.ts",
   "engine/memory/layout.ts",
   "engine/debug/api.ts",
+  "engine/debug/bits.ts",
   "engine/debug/pump.ts",
   "engine/cpu/registers.ts",
   "engine/cpu/state.ts",

@@ -12,7 +12,7 @@ export interface Symbol {
 }
 
 /** How far a symbol without a size reaches when nothing follows it. */
-const UNSIZED_REACH = 0x1_0000n;
+const UNSIZED_REACH = 0x1000n;
 const RANK = { function: 0, object: 1, label: 2, constant: 3 } as const;
 const BINDING = { global: 0, weak: 1, local: 2 } as const;
 

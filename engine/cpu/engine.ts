@@ -10,6 +10,7 @@ import { CodeContexts } from "./code/code-cache";
 import { CodeStore } from "./code/code-store";
 import type { Bus, InterruptPort } from "./cpu";
 import { Tier0 } from "./interpreter/tier0";
+import { Regions } from "./jit/regions";
 import type { CpuModel } from "./models/model";
 import { Processor } from "./processor";
 
@@ -39,6 +40,7 @@ export class CpuEngine {
   private readonly store: CodeStore;
   private readonly contexts: CodeContexts;
   private readonly tier: Tier0;
+  private regions: Regions | null = null;
   private readonly processors: Processor[] = [];
   private current: Processor | null = null;
 
@@ -58,6 +60,9 @@ export class CpuEngine {
   createProcessor(options: ProcessorOptions): Processor {
     if (options.id >= MAX_VCPUS) throw new RangeError(`at most ${MAX_VCPUS} processors fit the engine`);
     const { memory, clock, trace } = this.options;
+    if (this.options.tier === 1 && !this.regions) {
+      this.regions = new Regions(memory, this.store, this.tier, options.model.features);
+    }
     const processor = new Processor({
       ...options,
       memory,
@@ -66,6 +71,7 @@ export class CpuEngine {
       store: this.store,
       contexts: this.contexts,
       tier: this.tier,
+      regions: this.regions,
     });
     this.processors[options.id] = processor;
     if (!this.current) this.activate(options.id);

@@ -28,6 +28,7 @@ import type { GuestMode } from "./guest-mode";
 import { AccessBits } from "./interpreter/abi";
 import { Key, RECORD_SIZE, Rec } from "./interpreter/record";
 import { OPCODES } from "./isa/opcodes";
+import { type Regions, SAMPLE_INTERVAL } from "./jit/regions";
 import { PagingMmu } from "./memory/mmu";
 import type { CpuModel } from "./models/model";
 import { Activity, CodeMode, CpuState, ExitStatus, Inhibit, Off, Pending, Rflags, Seg } from "./state";
@@ -62,6 +63,8 @@ export interface ProcessorParts {
   readonly store: CodeStore;
   readonly contexts: CodeContexts;
   readonly tier: Tier;
+  /** The region compiler, where tier 1 is on. */
+  readonly regions: Regions | null;
 }
 
 /** What a processor keeps outside its CPU block. Plain data. */
@@ -103,6 +106,7 @@ export class Processor implements Cpu {
 
   private readonly store: CodeStore;
   private readonly tier: Tier;
+  private readonly regions: Regions | null;
   private readonly watch: DataWatch;
   private breakpoints: readonly CodeBreakpoint[] = [];
   /** What the code cache was told last. */
@@ -130,6 +134,7 @@ export class Processor implements Cpu {
     this.trace = parts.trace;
     this.store = parts.store;
     this.tier = parts.tier;
+    this.regions = parts.regions;
     this.state = new CpuState(parts.id, parts.memory.memory);
     this.watch = new DataWatch(this.state);
     this.mmu = new PagingMmu(this);
@@ -166,7 +171,8 @@ export class Processor implements Cpu {
         if (left <= 0) return RunExit.SLICE;
         const toEvent = this.clock.instructionsToNextEvent();
         if (toEvent <= 0) return RunExit.SLICE;
-        let budget = Math.min(left, toEvent, this.stopAt - this.own.retired, LONGEST_SLICE);
+        const longest = this.regions ? SAMPLE_INTERVAL : LONGEST_SLICE;
+        let budget = Math.min(left, toEvent, this.stopAt - this.own.retired, longest);
         if (this.guest) {
           const timer = this.guest.instructionsToPreemption();
           if (timer <= 0) {
@@ -231,7 +237,10 @@ export class Processor implements Cpu {
     const end = this.own.retired + budget;
     let atBreak = -1n;
     let crossing = 0;
-    while (this.own.retired < end) {
+    for (;;) {
+      // The debugger may have asked for a nearer stop meanwhile.
+      const left = Math.min(end, this.stopAt) - this.own.retired;
+      if (left <= 0) return;
       let record = crossing;
       crossing = 0;
       if (record === 0) {
@@ -245,11 +254,12 @@ export class Processor implements Cpu {
           return;
         }
       }
+      if (slowly) record = this.regions?.originalOf(record) ?? record;
       if (slowly && !PSEUDO.has(this.keyOf(record))) {
         this.slowRoad(record);
         return;
       }
-      this.beginSlice(end - this.own.retired);
+      this.beginSlice(left);
       try {
         this.tier.run(record);
       } finally {
@@ -257,6 +267,8 @@ export class Processor implements Cpu {
       }
       switch (state.u32(Off.STATUS)) {
         case ExitStatus.BUDGET:
+          this.regions?.sample(state.lo(Off.RIP), state.hi(Off.RIP), state.lo(Off.CODE_CONTEXT));
+          return;
         case ExitStatus.ATTENTION:
         case ExitStatus.AGAIN:
           return;
@@ -293,6 +305,7 @@ export class Processor implements Cpu {
   private instructionRecord(): number {
     let record = this.code.locate();
     if (this.keyOf(record) === Key.BREAK) record += RECORD_SIZE;
+    if (this.regions) record = this.regions.originalOf(record);
     return this.keyOf(record) === Key.CROSS ? this.code.putTogether() : record;
   }
 

@@ -22,20 +22,15 @@ export function describeField(value: bigint, field: BitField): string {
 }
 
 /**
- * All of a value in words, high bits first: "PG|WP|PE", "type=hardware exception|vector=14". Fields that are zero and have
- * no name for zero are left out; bits no row knows are added as a hexadecimal number. A word with a VALID bit means nothing without it.
+ * A value in words, high bits first: "PG|WP|PE", "TYPE=hardware exception|VECTOR=0xe". Fields that are zero and have no name
+ * for zero are left out, and so are bits no row knows. A word with a VALID bit means nothing without it.
  */
 export function describeBits(value: bigint, fields: readonly BitField[]): string {
   const valid = fields.find((field) => field.name === "VALID" && field.width === 1);
   if (valid && extract(value, valid) === 0n) return "not valid";
-  const words: string[] = [];
-  let known = 0n;
-  for (const field of [...fields].sort((a, b) => b.low - a.low)) {
-    known |= ((1n << BigInt(field.width)) - 1n) << BigInt(field.low);
-    const bits = extract(value, field);
-    if (bits !== 0n || (field.width > 1 && field.values?.[0] !== undefined)) words.push(describeField(value, field));
-  }
-  const rest = value & ~known;
-  if (rest !== 0n) words.push(`0x${rest.toString(16)}`);
-  return words.join("|");
+  return [...fields]
+    .sort((a, b) => b.low - a.low)
+    .filter((field) => extract(value, field) !== 0n || (field.width > 1 && field.values?.[0] !== undefined))
+    .map((field) => describeField(value, field))
+    .join("|");
 }

@@ -21,7 +21,7 @@ export class SymbolIndex {
     return this.byName.get(name);
   }
 
-  /** The symbol that covers `address`: the nearest at or below it, within its size (64 KiB when it has none). */
+  /** The symbol that covers `address`: the nearest at or below it, within its size (4 KiB when it has none). */
   at(address: bigint): EngineSymbol | undefined {
     let low = 0;
     let high = this.sorted.length;
@@ -32,7 +32,7 @@ export class SymbolIndex {
     }
     const symbol = this.sorted[low - 1];
     if (!symbol) return undefined;
-    const size = symbol.size > 0n ? symbol.size : 0x1_0000n;
+    const size = symbol.size > 0n ? symbol.size : 0x1000n;
     return address < symbol.address + size ? symbol : undefined;
   }
 

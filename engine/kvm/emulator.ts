@@ -3,6 +3,7 @@
  * behalf with exits to userspace, and their completion at the next KVM_RUN.
  */
 
+import { PORT_ACCESS_NANOSECONDS } from "../clock";
 import { type EmulateResult, EmulFault, ioNeeded, X86Emulator } from "./emulate";
 import { EmulType } from "./emulateTypes";
 import { KvmError } from "./errno";
@@ -188,6 +189,8 @@ function emulatorPioInOut(
   input: boolean,
 ): boolean {
   const { arch, state } = vcpu;
+  // The bus cycles cost time, whoever answers.
+  vcpu.module.host.clock.pass(count * PORT_ACCESS_NANOSECONDS);
   for (let i = 0; i < count; i++) {
     const item = data.subarray(i * size, (i + 1) * size);
     const served = input

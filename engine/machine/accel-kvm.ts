@@ -4,6 +4,7 @@
  */
 import type { Bus, Watchpoint } from "../cpu/cpu";
 import type { SavedProcessors } from "../cpu/engine";
+import { tripleFaultCause } from "../cpu/system/events";
 import { exitReasonName } from "../cpu/vmx/exit-reasons";
 import type { Stateful } from "../devices/chip";
 import { openDevKvm } from "../kvm/fds";
@@ -16,7 +17,7 @@ import { DeviceBus } from "./device-bus";
 import type { EntryState } from "./entry-state";
 import { hashBlock, hashMemory, loadMemory, type SavedMemory, saveMemory } from "./host-state";
 import { EmulatedHost, GUEST_RAM_BASE } from "./kvm/emulated-host";
-import { kvmInitVcpu, kvmVcpuThreadFn, type ThreadOutside } from "./kvm/kvm-exec";
+import { kvmCpuSynchronizePostInit, kvmInitVcpu, kvmVcpuThreadFn, type ThreadOutside } from "./kvm/kvm-exec";
 import { type KVMState, kvmFailure, kvmInit, kvmRegionAdd, kvmSetIrq } from "./kvm/kvm-state";
 import { X86Cpu } from "./kvm/x86-cpu";
 import type { AddressSpace, VcpuView } from "./machine";
@@ -47,7 +48,6 @@ export class KvmAccelerator implements Accelerator {
   private readonly buses: readonly DeviceBus[];
   private readonly thread: ThreadOutside;
   private readonly turn: Stateful<TurnState> = { state: { current: 0 } };
-  private ended = false;
 
   constructor(private readonly outside: AccelOutside) {
     const { config, model, clock, trace } = outside;
@@ -77,9 +77,6 @@ export class KvmAccelerator implements Accelerator {
     this.buses = this.cpus.map((cpu) => new DeviceBus(trace, cpu.index, null));
     this.thread = this.threadOutside();
     this.parts = { turn: this.turn, hostPages: this.host.pages, kvm: this.kvm.fd };
-    this.host.interrupts.forEach((interrupts, i) => {
-      this.parts[`hostInterrupts${i}`] = interrupts;
-    });
     this.cpus.forEach((cpu, i) => {
       this.parts[`qemuCpu${i}`] = cpu;
     });
@@ -87,19 +84,16 @@ export class KvmAccelerator implements Accelerator {
   }
 
   private threadOutside(): ThreadOutside {
-    const self = this;
+    const { outside } = this;
     return {
       kvm: this.kvm,
-      clock: this.outside.clock,
+      clock: outside.clock,
       bus: (cpu): Bus => this.buses[cpu.index],
-      end: (ending) => {
-        this.ended = true;
-        this.outside.end(ending);
-      },
+      end: (ending) => outside.end(ending),
       get ended() {
-        return self.ended;
+        return outside.ended;
       },
-      tripleFaultCause: () => this.outside.tripleFaultCause(),
+      tripleFaultCause: (cpu) => tripleFaultCause(this.host.processors[cpu.index]),
     };
   }
 
@@ -109,6 +103,7 @@ export class KvmAccelerator implements Accelerator {
 
   start(entry: EntryState): void {
     this.cpus[0].entry = entry;
+    for (const cpu of this.cpus) kvmCpuSynchronizePostInit(cpu);
   }
 
   setGsi(gsi: number, level: boolean): void {
@@ -209,13 +204,7 @@ export class KvmAccelerator implements Accelerator {
         return kvmFd.halted;
       },
       get vmcs() {
-        const pointer = kvmFd.vmcs;
-        if (pointer < 0) return null;
-        return {
-          pointer,
-          read: (encoding: number) => processor.vmx.peek(pointer, encoding),
-          write: (encoding: number, value: bigint) => processor.vmx.poke(pointer, encoding, value),
-        };
+        return kvmFd.vmcs < 0 ? null : kvmFd.vmcsView;
       },
       get kvmRun() {
         return kvmRunFields(kvmFd.run);
@@ -271,7 +260,6 @@ export class KvmAccelerator implements Accelerator {
     const { engine, memory } = saved as SavedKvm;
     loadMemory(this.host.memory, memory);
     this.host.engine.load(engine);
-    this.ended = false;
   }
 }
 

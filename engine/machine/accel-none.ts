@@ -9,6 +9,7 @@ import type { Processor } from "../cpu/processor";
 import { cpuRegisterFile } from "../cpu/register-file";
 import { Activity, Off, Rflags } from "../cpu/state";
 import { cr4Allowed } from "../cpu/system/control-registers";
+import { tripleFaultCause } from "../cpu/system/events";
 import { xcr0Allowed } from "../cpu/system/fpu";
 import { exitReasonName } from "../cpu/vmx/exit-reasons";
 import { SystemApicBus } from "../devices/apic-bus";
@@ -60,6 +61,10 @@ class ProcessorInterrupts implements InterruptPort {
   }
   acknowledge(): number {
     return this.pic && this.fromPic ? this.pic.acknowledge() : this.apic.acknowledge();
+  }
+  /** The processor takes an INIT: its APIC goes with it (SDM 3A 10.4.7.3). */
+  init(): void {
+    this.apic.initReset();
   }
   readCr8(): number {
     return this.apic.readCr8();
@@ -173,10 +178,7 @@ export class NoAccelerator implements Accelerator {
 
   private signal(id: number, event: "nmi" | "init" | "sipi" | "smi", vector?: number): void {
     this.asleep[id] = false;
-    const cpu = this.cpus[id];
-    // In VMX operation INIT is blocked or exits; the APIC goes with the processor (SDM 3C 24.8, 3A 10.4.7.3).
-    if (event === "init" && !cpu.vmx.on) this.apics[id].initReset();
-    cpu.signal(event, vector);
+    this.cpus[id].signal(event, vector);
   }
 
   step(instructions: number): boolean {
@@ -192,7 +194,7 @@ export class NoAccelerator implements Accelerator {
         const ran = cpu.retired - before;
         if (count > 1) turn.left -= ran;
         if (exit === RunExit.SHUTDOWN) {
-          this.outside.end({ kind: "triple-fault", vcpu: id, cause: this.outside.tripleFaultCause() });
+          this.outside.end({ kind: "triple-fault", vcpu: id, cause: tripleFaultCause(cpu) });
           return true;
         }
         if (exit === RunExit.HALTED) {

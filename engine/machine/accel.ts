@@ -18,8 +18,8 @@ export interface AccelOutside {
   readonly clock: VirtualClock;
   readonly trace: Tracer;
   end(ending: Ending): void;
-  /** The last triple fault's cause, as the processor told the tracer. */
-  tripleFaultCause(): string;
+  /** The machine has ended: nobody runs any more. */
+  readonly ended: boolean;
 }
 
 export interface Accelerator {

@@ -6,7 +6,7 @@ import type { Stateful } from "../devices/chip";
 import { StateHash } from "../memory/hash";
 import { MAX_PHYSICAL, MAX_VCPUS, MiB } from "../memory/layout";
 import { TraceKind, type TracePoint, type Tracer } from "../trace";
-import type { Accelerator } from "./accel";
+import type { Accelerator, AccelOutside } from "./accel";
 import { KvmAccelerator } from "./accel-kvm";
 import { NoAccelerator } from "./accel-none";
 import { type MachineConfig, MachineError } from "./config";
@@ -46,29 +46,22 @@ function check(config: MachineConfig): void {
   }
 }
 
-/** The environment's tracer, with what the machine itself wants to know. */
-class MachineTracer implements Tracer {
-  tripleFaultCause = "";
-
+/** The environment's tracer; what the guest has sent by then is out before anybody looks around. */
+class FlushingTracer implements Tracer {
   constructor(
     private readonly outer: Tracer,
-    private readonly before: () => void,
+    private readonly flush: () => void,
   ) {}
 
   get armed(): number {
-    return this.outer.armed | TraceKind.TripleFault;
+    return this.outer.armed;
   }
   set armed(value: number) {
     this.outer.armed = value;
   }
 
   hit(point: TracePoint): void {
-    if (point.kind === TraceKind.TripleFault) {
-      const { cause } = point.detail;
-      this.tripleFaultCause = typeof cause === "string" ? cause : point.text;
-    }
-    if (!(this.outer.armed & point.kind)) return;
-    this.before();
+    this.flush();
     this.outer.hit(point);
   }
 }
@@ -76,7 +69,7 @@ class MachineTracer implements Tracer {
 class PcMachine implements Machine {
   ending: Ending | null = null;
   private readonly clock = new VirtualClock();
-  private readonly tracer: MachineTracer;
+  private readonly tracer: Tracer;
   private readonly accel: Accelerator;
   private readonly board: PcBoard;
   private idle = false;
@@ -90,18 +83,21 @@ class PcMachine implements Machine {
   ) {
     check(config);
     const { clock } = this;
-    this.tracer = new MachineTracer(environment.trace, () => this.flushOutput());
+    this.tracer = new FlushingTracer(environment.trace, () => this.flushOutput());
     clock.register("machine", { onClockEvent: () => {} });
     const end = (ending: Ending): void => this.end(ending);
     const model = findModel(config.cpu);
     if (!model) throw new MachineError(`cpu: there is no processor model "${config.cpu}"`);
-    const outside = {
+    const hasEnded = (): boolean => this.ending !== null;
+    const outside: AccelOutside = {
       config,
       model,
       clock,
       trace: this.tracer,
       end,
-      tripleFaultCause: () => this.tracer.tripleFaultCause,
+      get ended() {
+        return hasEnded();
+      },
     };
     this.accel = config.accel === "none" ? new NoAccelerator(outside) : new KvmAccelerator(outside);
     this.board = new PcBoard({

@@ -237,14 +237,17 @@ describe("stopping", () => {
     await c.request("continue", { threadId: 1 });
     expect((await c.event("stopped")).body).toMatchObject({
       reason: "exception",
-      description: "IO_INSTRUCTION out port 0x38 size 1",
+      description: "VM exit: IO_INSTRUCTION out port 0x38 size 1",
     });
     expect(await c.request("exceptionInfo", { threadId: 1 })).toMatchObject({
       exceptionId: "exit:IO_INSTRUCTION",
       breakMode: "always",
     });
     const { stackFrames } = await c.request("stackTrace", { threadId: 1 });
-    expect(stackFrames[0]).toMatchObject({ name: "IO_INSTRUCTION out port 0x38 size 1", presentationHint: "label" });
+    expect(stackFrames[0]).toMatchObject({
+      name: "VM exit: IO_INSTRUCTION out port 0x38 size 1",
+      presentationHint: "label",
+    });
     expect(stackFrames[1]).toMatchObject({ instructionPointerReference: "0x00001000" });
     const { scopes } = await c.request("scopes", { frameId: stackFrames[1].id });
     expect(scopes.map((s: { name: string }) => s.name)).toEqual([
@@ -317,7 +320,7 @@ describe("stopping", () => {
     const { targets } = await c.request("stepInTargets", { frameId: await top(c) });
     const device = targets.find((t: { label: string }) => t.label === "the device");
     await c.request("stepIn", { threadId: 1, targetId: device.id });
-    expect((await c.event("stopped")).body).toMatchObject({ reason: "step", description: "serial write 56" });
+    expect((await c.event("stopped")).body).toMatchObject({ reason: "step", description: "Device: serial write 56" });
     expect(await c.failure("stepIn", { threadId: 1, targetId: 77 })).toContain("no step-in target 77");
   });
 });

@@ -14,6 +14,8 @@ const FLAGS = [
 const SIZE = { width: 1600, height: 1000 };
 /** Until the workbench has drawn what a key press changed. */
 const SETTLE_MS = 200;
+/** The extension's item in the status bar. */
+const STATUS = '[id="hyperstep.hyperstep.hyperstep.state"] a';
 
 export class Workbench {
   private shots = 0;
@@ -159,6 +161,63 @@ export class Workbench {
   /** Presses a button of the debug toolbar: "continue", "step-over", "step-into", "step-out", "stop", "pause". */
   async toolbar(action: string): Promise<void> {
     await this.page.locator(`.debug-toolbar .codicon-debug-${action}`).click();
+  }
+
+  /** Presses a step button and waits until the machine has stopped again. */
+  async step(action: string): Promise<void> {
+    const before = await this.stops();
+    await this.toolbar(action);
+    await this.page.waitForFunction(
+      ([selector, old]) => {
+        const item = document.querySelector(selector);
+        return item !== null && item.getAttribute("aria-label") !== old;
+      },
+      [STATUS, before] as const,
+      { timeout: 30_000 },
+    );
+    await this.settle();
+    await this.page.locator(".debug-call-stack .stack-frame").first().waitFor();
+    await this.settle();
+  }
+
+  /** What the status bar says about where the machine is; it changes with every stop. */
+  private async stops(): Promise<string> {
+    return (await this.page.locator(STATUS).getAttribute("aria-label")) ?? "";
+  }
+
+  /** What the status bar says about where the machine is. */
+  async status(): Promise<string> {
+    return (await this.page.locator(STATUS).textContent()) ?? "";
+  }
+
+  /** Shows only the rows of a pane's tree that match, by the tree's own find widget. */
+  async filterTree(title: string, text: string): Promise<void> {
+    const pane = this.pane(title);
+    await pane.locator(".monaco-list").first().focus();
+    await this.page.keyboard.press("Control+F");
+    const input = pane.locator(".monaco-tree-type-filter input.input");
+    await input.waitFor();
+    await input.fill(text);
+    await this.settle();
+  }
+
+  /** Opens the disassembly view at the innermost frame of the guest. */
+  async openDisassembly(): Promise<void> {
+    await this.onlyPanes("Call Stack");
+    await this.page.locator(".debug-call-stack .stack-frame").first().click({ button: "right" });
+    await this.page.waitForTimeout(400);
+    const item = this.page.locator(".monaco-menu .action-label", { hasText: "Open Disassembly View" });
+    await item.first().click();
+    await this.page.locator(".disassembly-view .monaco-list-row").first().waitFor();
+    await this.settle();
+  }
+
+  /** Text of an element inside the webview in front. */
+  async webviewText(selector: string): Promise<string> {
+    const frame = this.page.frameLocator("iframe.webview.ready").frameLocator("iframe#active-frame");
+    const element = frame.locator(selector);
+    await element.waitFor();
+    return (await element.textContent()) ?? "";
   }
 
   /** Waits until no session is left. */

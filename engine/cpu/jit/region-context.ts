@@ -1,13 +1,14 @@
 /** The context of code compiled for one particular instruction inside a region: registers are locals. */
+
+import { TLB_BASE, TLB_ENTRIES } from "../../memory/layout";
 import { branchTarget } from "../code/record-writer";
+import { type Instruction, NO_REG, RIP_BASE } from "../isa/instruction";
 import { type AddressSegment, Context, type MemoryAccess, type Reference } from "../isa/semantics/context";
 import type { Size, Value } from "../isa/semantics/expressions";
-import { type Instruction, NO_REG, RIP_BASE } from "../isa/instruction";
-import { CpuState, Off, SegPart } from "../state";
-import { TLB_BASE, TLB_ENTRIES } from "../../memory/layout";
+import { CpuState, SegPart } from "../state";
 import { FlagOperation } from "./flag-kind";
-import type { RegionInstruction } from "./region-graph";
 import type { RegionFunction } from "./region-function";
+import type { RegionInstruction } from "./region-graph";
 
 /** What is known while code is made about the flags in the region's flag locals. */
 export interface KnownFlags {

@@ -6,11 +6,12 @@
  * whoever leaves it earlier gives the rest back. What does not fit, faults, or misses the TLB is left to tier 0, at a
  * record that stands for the very instruction.
  */
-import { Expressions, type Value } from "../isa/semantics/expressions";
-import { semantics } from "../isa/semantics";
-import { ExitStatus, Off } from "../state";
+
 import { HANDLER } from "../interpreter/abi";
 import { Rec } from "../interpreter/record";
+import { semantics } from "../isa/semantics";
+import { Expressions, type Value } from "../isa/semantics/expressions";
+import { ExitStatus, Off } from "../state";
 import { FunctionBuilder, type Label, type Local } from "../wasm/function";
 import { WasmType } from "../wasm/opcodes";
 import { FlagOperation, flagKind } from "./flag-kind";

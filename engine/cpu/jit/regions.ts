@@ -6,7 +6,7 @@ import type { PhysicalMemory } from "../../memory/physical";
 import { ArenaFlushed, type CodePage, type CodeStore } from "../code/code-store";
 import { writePseudo } from "../code/record-writer";
 import { DIVIDE_HIGH, RESOLVE } from "../interpreter/abi";
-import { Key, Rec, RECORD_SIZE } from "../interpreter/record";
+import { Key, RECORD_SIZE, Rec } from "../interpreter/record";
 import type { Tier0 } from "../interpreter/tier0";
 import type { Feature } from "../models/model";
 import { CodeMode } from "../state";

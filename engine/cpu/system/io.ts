@@ -1,5 +1,6 @@
 /** Port I/O: IN, OUT, INS, OUTS with the checks of IOPL and the TSS's I/O map (SDM 1 chapter 19; SDM 2A). */
 
+import { PORT_ACCESS_NANOSECONDS } from "../../clock";
 import { TraceKind } from "../../trace";
 import { type Cpu, CpuFault, Next, type SystemHandler, Vector } from "../cpu";
 import { type Instruction, OperandKind, Rep } from "../isa/instruction";
@@ -45,6 +46,7 @@ function trace(cpu: Cpu, port: number, size: number, input: boolean, value: numb
 }
 
 function portIn(cpu: Cpu, port: number, size: number): number {
+  cpu.clock.pass(PORT_ACCESS_NANOSECONDS);
   const value = cpu.bus.portIn(port, size) >>> 0;
   trace(cpu, port, size, true, value);
   ioBreakpoint(cpu, port, size);
@@ -53,6 +55,7 @@ function portIn(cpu: Cpu, port: number, size: number): number {
 
 function portOut(cpu: Cpu, port: number, size: number, value: number): void {
   trace(cpu, port, size, false, value);
+  cpu.clock.pass(PORT_ACCESS_NANOSECONDS);
   cpu.bus.portOut(port, size, value);
   ioBreakpoint(cpu, port, size);
 }

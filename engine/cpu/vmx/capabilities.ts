@@ -3,6 +3,7 @@
  * table and the processor model.
  */
 import type { CpuModel } from "../models/model";
+import { cr4Allowed } from "../system/control-registers";
 import { type ControlWord, CPU_BASED, PIN_BASED, SECONDARY_EXEC, supportedMask, VM_ENTRY, VM_EXIT } from "./controls";
 import { type Field, VMCS_FIELDS, type VmcsField } from "./fields";
 import { VMCS_REVISION, VMCS_SIZE } from "./vmcs";
@@ -40,13 +41,6 @@ const EPT_VPID_CAP = [
   42, // all-context INVVPID
   43, // single-context-retaining-globals INVVPID
 ].reduce((mask, bit) => mask | (1n << BigInt(bit)), 0n);
-
-/** CR4 bits by the feature that brings them (SDM 3A 2.5). */
-const CR4_FEATURES = [
-  ["vme", 0], ["vme", 1], ["tsc", 2], ["de", 3], ["pse", 4], ["pae", 5], ["mce", 6], ["pge", 7], ["msr", 8], ["fxsr", 9],
-  ["sse", 10], ["umip", 11], ["la57", 12], ["vmx", 13], ["fsgsbase", 16], ["pcid", 17], ["xsave", 18], ["smep", 20],
-  ["smap", 21], ["pku", 22],
-] as const; // biome-ignore format: a table
 
 /** Fields of features no control row here supports. VMREAD and VMWRITE answer error 12 for them. */
 const ABSENT_FIELDS: readonly (keyof typeof Field)[] = [
@@ -97,7 +91,7 @@ export class VmxCapabilities {
     this.entry = settings(VM_ENTRY);
     this.physicalBits = model.physicalBits;
     this.linearBits = model.linearBits;
-    this.cr4Fixed1 = CR4_FEATURES.reduce((m, [feature, bit]) => (model.features.has(feature) ? m | (1 << bit) : m), 0);
+    this.cr4Fixed1 = cr4Allowed(model);
     this.efer =
       (model.features.has("syscall") ? 1 : 0) |
       (model.features.has("lm") ? 0x500 : 0) |

@@ -21,7 +21,7 @@ export interface ThreadOutside {
   bus(cpu: X86Cpu): Bus;
   end(ending: Ending): void;
   readonly ended: boolean;
-  tripleFaultCause(): string;
+  tripleFaultCause(cpu: X86Cpu): string;
 }
 
 /** How a turn of a vCPU thread ended. */
@@ -46,10 +46,6 @@ export function kvmCpuExec(outside: ThreadOutside, cpu: X86Cpu, instructions: nu
   const end = clock.instructions + instructions;
   let done: ExitResult;
   do {
-    if (cpu.state.vcpuDirty) {
-      kvmArchPutRegisters(cpu);
-      cpu.state.vcpuDirty = false;
-    }
     const left = end - clock.instructions;
     if (left <= 0 || outside.ended) return "ran";
     const result = cpu.kvmFd.KVM_RUN(left);
@@ -67,8 +63,25 @@ export function kvmCpuExec(outside: ThreadOutside, cpu: X86Cpu, instructions: nu
       outside.end({ kind: "internal-error", vcpu: cpu.index, cause: done.error });
       return "ran";
     }
-  } while (done.ret === 0);
+  } while (done.ret === 0 && !outside.ended);
+  if (outside.ended) kvmCpuKickSelf(cpu);
   return "ran";
+}
+
+/**
+ * kvm_cpu_kick_self: KVM completes the instruction of an I/O exit when it is entered again, so QEMU enters once more and
+ * has it come out at once.
+ */
+function kvmCpuKickSelf(cpu: X86Cpu): void {
+  cpu.kvmRun.immediate_exit = 1;
+  cpu.kvmFd.KVM_RUN(1);
+  cpu.kvmRun.immediate_exit = 0;
+}
+
+/** kvm_cpu_synchronize_post_init: the vCPU's first registers go to the kernel. */
+export function kvmCpuSynchronizePostInit(cpu: X86Cpu): void {
+  kvmArchPutRegisters(cpu);
+  cpu.state.vcpuDirty = false;
 }
 
 function countExit(cpu: X86Cpu): void {
@@ -143,7 +156,7 @@ function addressSpaceRw(bus: Bus, mmio: { phys_addr: number; data: Uint8Array; l
 
 /** qemu_system_reset_request for a triple fault; nothing reboots here, the machine ends and says why. */
 function qemuSystemResetRequest(outside: ThreadOutside, cpu: X86Cpu): ExitResult {
-  const cause = outside.tripleFaultCause() || "KVM reported a shutdown";
+  const cause = outside.tripleFaultCause(cpu) || "KVM reported a shutdown";
   outside.end({ kind: "triple-fault", vcpu: cpu.index, cause });
   return { ret: Excp.INTERRUPT };
 }

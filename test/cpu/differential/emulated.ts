@@ -129,7 +129,8 @@ export class Emulated {
   private lastLength = 0;
   private lastMode: Mode | 0 = 0;
 
-  constructor(tier: 0 | 1 = 0) {
+  /** @param slowRoad every access to the data window takes the slow road, as accesses to watched pages do */
+  constructor(tier: 0 | 1 = 0, slowRoad = false) {
     this.memory.add("ram", "ram", 0, MEMORY_SIZE);
     this.buildTables();
     const clock = new VirtualClock();
@@ -140,6 +141,10 @@ export class Emulated {
     this.dataAt = DATA_PAGES.map((pa) => this.memory.hostOffset(pa));
     this.memory.u8.fill(0xcc, this.codeAt, this.codeAt + CODE_SIZE);
     this.enterLongMode();
+    if (slowRoad) {
+      const watch = { space: "physical", length: 1, access: "readWrite" } as const;
+      this.cpu.setWatchpoints(DATA_PAGES.map((pa, id) => ({ ...watch, id, address: BigInt(pa) })));
+    }
   }
 
   private put64(pa: number, value: bigint): void {

@@ -46,7 +46,9 @@ const BYTE = [0, 1, 2, 4, 5, 6];
 export function programRows(mode: ProgramMode): readonly OpcodeRow[] {
   return OPCODES.filter((row) => {
     if (row.system || WRITES[row.mnemonic] === undefined) return false;
-    if (row.operands.some((o) => "ASO".includes(o.code) || o.code === "S")) return false;
+    if (row.operands.some((o) => "ASO".includes(o.code))) return false;
+    // Its register form is #UD to AMD processors (APM 3, PREFETCH).
+    if (row.encoding === "0F 0D") return false;
     return mode === 64 ? row.mode !== "i64" : row.mode !== "o64";
   });
 }

@@ -22,13 +22,13 @@ function firstDifference(engine: Emulated, series: Series, number: number): stri
   return `${where} agrees with this machine's processor, but not with the recorded one`;
 }
 
-/** Runs all batches and expects the recorded hashes; shows the first difference of up to three batches. */
-export function expectRecordedResults(engine: Emulated, series: Series): void {
+/** Runs all batches, or the first `batches` of them, and expects the recorded hashes; shows the first difference of up to three batches. */
+export function expectRecordedResults(engine: Emulated, series: Series, batches = series.batches): void {
   const golden = JSON.parse(readFileSync(goldenFile(series), "utf8")) as Golden;
   expect(golden).toMatchObject(series);
   expect(golden.hashes.length).toBe(series.batches);
   const failures: string[] = [];
-  golden.hashes.forEach((hash, number) => {
+  golden.hashes.slice(0, batches).forEach((hash, number) => {
     if (failures.length >= 3) return;
     const instances = batchOf(series, number);
     const results = instances.map((instance) => engine.run(instance));

@@ -28,6 +28,34 @@ export const SYSTEM64_DEVIATIONS: readonly Deviation[] = [
   ...["int 50, task gate: vector d|cs 8 ss 10", "int 50, call gate: vector d|cs 8 ss 10"].map(idtIndex),
 ];
 
+export const SYSTEM32_DEVIATIONS: readonly Deviation[] = [
+  {
+    qemu: "#UD gate to code not present: vector b error 50 cs 8 handler ss 10",
+    here: "#UD gate to code not present: vector b error 51 cs 8 handler ss 10",
+    why: "a fault in the delivery of an exception has EXT set (3A 6.13)",
+  },
+  {
+    qemu: "e1 as inner SS: user int 50: vector a error e0 cs 1b ss 23 handler ss 10",
+    here: "e1 as inner SS: user int 50: vector c error e0 cs 1b ss 23 handler ss 10",
+    why: "an inner stack segment that is not present is #SS (2A INT n)",
+  },
+  {
+    qemu: "SS not present: vector b error 30 cs 0 handler ss 10",
+    here: "SS not present: vector c error 30 cs 0 handler ss 10",
+    why: "the stack segment of a task that is not present is #SS (3A table 8-1)",
+  },
+  {
+    qemu: "   entered 0 flags 0 tr then 0 tr f0 link 60 ts 1 busy 60 1 68 1",
+    here: "   entered 0 flags 0 tr then 0 tr f8 link 60 ts 1 busy 60 1 68 1",
+    why: "as above: the handler's task",
+  },
+  {
+    qemu: "   in the task: cs 8 ss 30 ds 10 fs 10 ldt 0 handler link 0  68  0",
+    here: "   in the task: cs 8 ss 30 ds 10 fs 10 ldt 0 handler link 0  0  68",
+    why: "as above: the handler's task",
+  },
+];
+
 /** Error codes about a gate of the IDT: QEMU multiplies the vector by 16 in IA-32e mode. */
 function idtIndex(text: string): Deviation {
   const [head, tail] = text.split("|");
@@ -38,8 +66,15 @@ function idtIndex(text: string): Deviation {
   };
 }
 
-/** What the manuals make of QEMU's lines. */
+/** What the manuals make of QEMU's lines. A line that occurs more than once counts where it comes behind the one before. */
 export function corrected(lines: readonly string[], deviations: readonly Deviation[]): string[] {
-  const known = new Map(deviations.map((d) => [d.qemu, d.here]));
-  return lines.map((line) => known.get(line) ?? line);
+  const result = [...lines];
+  let from = 0;
+  for (const deviation of deviations) {
+    const at = result.indexOf(deviation.qemu, from);
+    if (at < 0) throw new Error(`QEMU does not print "${deviation.qemu}"`);
+    result[at] = deviation.here;
+    from = at;
+  }
+  return result;
 }
