@@ -99,7 +99,6 @@ export class Dispatcher {
     try {
       token.check();
       const body = await handler(request.args, token);
-      token.check();
       this.respond(request, true, body);
       this.after(request.command);
     } catch (error) {

@@ -7,19 +7,11 @@ import type { Ending, EngineEvent, LaunchRequest, Resume, Stop } from "../engine
 import { TraceKind } from "../engine/trace";
 import { Breakpoints } from "./breakpoints";
 import { capabilities } from "./capabilities";
-import {
-  Cancelled,
-  type CancelToken,
-  type Handler,
-  type Handlers,
-  headlineOf,
-  type SessionContext,
-  threadOf,
-  vcpuOf,
-} from "./context";
+import { type Handlers, headlineOf, type SessionContext, threadOf, vcpuOf } from "./context";
 import type { CustomEvent, CustomEvents, NumberFormat } from "./custom-protocol";
 import { customHandlers } from "./custom-requests";
 import { codeAddress, Disassembly } from "./disassembly";
+import { Dispatcher } from "./dispatcher";
 import { EngineClient } from "./engine-client";
 import { Evaluate } from "./evaluate";
 import { toBase64 } from "./format";
@@ -27,8 +19,6 @@ import type { AdapterHost } from "./host";
 import { type LaunchConfiguration, readImages, readSymbols, validateLaunch } from "./launch";
 import { Listings } from "./listings";
 import { Memory } from "./memory";
-import { requestSchemas } from "./request-schemas";
-import { check, nearest } from "./schema";
 import { ModelSources } from "./sources";
 import { Stack } from "./stack";
 import { SymbolTable } from "./symbols/symbol-table";

@@ -1,5 +1,24 @@
 /** What the VMCS view shows, without the editor: groups, fields, decoded bits, and which values changed since the last stop. */
 import type { CustomBitField, CustomField } from "../debug-adapter/custom-protocol";
+import { vmcsFieldByName } from "../engine/cpu/vmx/fields";
+
+/** The manual's groups (SDM 3C 25.3) in the order of interest at an exit. */
+const GROUPS = [
+  "exit-information",
+  "guest-state",
+  "execution-control",
+  "entry-control",
+  "exit-control",
+  "host-state",
+] as const;
+const TITLES: Readonly<Record<(typeof GROUPS)[number], string>> = {
+  "exit-information": "Exit information",
+  "guest-state": "Guest state",
+  "execution-control": "Execution controls",
+  "entry-control": "Entry controls",
+  "exit-control": "Exit controls",
+  "host-state": "Host state",
+};
 
 export interface GroupNode {
   readonly kind: "group";
@@ -12,6 +31,7 @@ export interface GroupNode {
 export interface FieldNode {
   readonly kind: "field";
   readonly field: CustomField;
+  readonly writable: boolean;
   /** The value it had at the stop before, when that was another one. */
   readonly before?: string;
   readonly bits: readonly BitNode[];
@@ -25,6 +45,15 @@ export interface BitNode {
 
 export type VmcsNode = GroupNode | FieldNode | BitNode;
 
+/** Where a field is listed: its group and its place inside it, and whether it may be set. */
+function placeOf(field: CustomField): { rank: number; group: string; writable: boolean } {
+  const row = vmcsFieldByName(field.name.replace(/^vmcs\./, ""));
+  if (!row) return { rank: GROUPS.length, group: field.group, writable: true };
+  const title = TITLES[row.group];
+  const group = row.subgroup === title ? title : `${title}: ${row.subgroup}`;
+  return { rank: GROUPS.indexOf(row.group), group, writable: row.access === "rw" };
+}
+
 /**
  * @param before values by field name at the stop before
  * @param onlyChanged leaves out fields that have their old value, and groups without any other
@@ -34,22 +63,25 @@ export function vmcsTree(
   before: ReadonlyMap<string, string>,
   onlyChanged: boolean,
 ): GroupNode[] {
-  const groups = new Map<string, FieldNode[]>();
+  const groups = new Map<string, { rank: number; fields: FieldNode[] }>();
   for (const field of fields) {
+    const { rank, group, writable } = placeOf(field);
     const old = before.get(field.name);
     const changed = old !== undefined && old !== field.value;
-    const list = groups.get(field.group) ?? [];
-    if (!groups.has(field.group)) groups.set(field.group, list);
+    const entry = groups.get(group) ?? { rank, fields: [] };
+    groups.set(group, entry);
     if (onlyChanged && !changed) continue;
     const bits = field.bits.map((bit) => ({ kind: "bit" as const, field, bit }));
-    list.push({ kind: "field", field, bits, ...(changed ? { before: old } : {}) });
+    entry.fields.push({ kind: "field", field, writable, bits, ...(changed ? { before: old } : {}) });
   }
-  const all = [...groups].map(([name, list]) => ({
-    kind: "group" as const,
-    name,
-    fields: list,
-    changed: list.filter((f) => f.before !== undefined).length,
-  }));
+  const all = [...groups]
+    .sort(([, a], [, b]) => a.rank - b.rank)
+    .map(([name, entry]) => ({
+      kind: "group" as const,
+      name,
+      fields: entry.fields,
+      changed: entry.fields.filter((f) => f.before !== undefined).length,
+    }));
   return onlyChanged ? all.filter((group) => group.fields.length > 0) : all;
 }
 

@@ -112,7 +112,7 @@ export class VmcsView implements vscode.TreeDataProvider<VmcsNode>, vscode.Dispo
   }
 
   private fieldItem(node: FieldNode): vscode.TreeItem {
-    const { field, before, bits } = node;
+    const { field, before, bits, writable } = node;
     const name = field.name.replace(/^vmcs\./, "");
     const value = spaced(field.value);
     const label = `${name} = ${value}`;
@@ -125,7 +125,7 @@ export class VmcsView implements vscode.TreeDataProvider<VmcsNode>, vscode.Dispo
     item.description = [field.decoded, changed ? `was ${spaced(before)}` : ""].filter((s) => s !== "").join(" \u00b7 ");
     if (changed) item.iconPath = new vscode.ThemeIcon("diff-modified", new vscode.ThemeColor("charts.yellow"));
     item.tooltip = new vscode.MarkdownString(fieldTooltip(node));
-    item.contextValue = "field writable";
+    item.contextValue = writable ? "field writable" : "field";
     const spoken = [label, field.decoded, changed ? `changed, was ${before}` : ""].filter((s) => s !== "").join(", ");
     item.accessibilityInformation = { label: spoken };
     return item;
@@ -135,6 +135,10 @@ export class VmcsView implements vscode.TreeDataProvider<VmcsNode>, vscode.Dispo
   async setValue(node: VmcsNode | undefined): Promise<void> {
     const session = this.sessions.active;
     if (node?.kind !== "field" || !session) return;
+    if (!node.writable) {
+      vscode.window.showInformationMessage(`${node.field.name} is VM-exit information: the processor writes it.`);
+      return;
+    }
     const { field } = node;
     const value = await vscode.window.showInputBox({
       title: `Set ${field.name}`,

@@ -10,7 +10,7 @@ import { CodeContexts } from "./code/code-cache";
 import { CodeStore } from "./code/code-store";
 import type { Bus, InterruptPort } from "./cpu";
 import { Tier0 } from "./interpreter/tier0";
-import { Regions } from "./jit/regions";
+import { Regions, type RegionTuning } from "./jit/regions";
 import type { CpuModel } from "./models/model";
 import { Processor } from "./processor";
 
@@ -19,6 +19,8 @@ export interface EngineOptions {
   readonly clock: VirtualClock;
   readonly trace: Tracer;
   readonly tier: 0 | 1;
+  /** When tier 1 compiles; tests make it eager. */
+  readonly tuning?: RegionTuning;
 }
 
 export interface ProcessorOptions {
@@ -61,7 +63,7 @@ export class CpuEngine {
     if (options.id >= MAX_VCPUS) throw new RangeError(`at most ${MAX_VCPUS} processors fit the engine`);
     const { memory, clock, trace } = this.options;
     if (this.options.tier === 1 && !this.regions) {
-      this.regions = new Regions(memory, this.store, this.tier, options.model.features);
+      this.regions = new Regions(memory, this.store, this.tier, options.model.features, this.options.tuning);
     }
     const processor = new Processor({
       ...options,

@@ -28,7 +28,7 @@ import type { GuestMode } from "./guest-mode";
 import { AccessBits } from "./interpreter/abi";
 import { Key, RECORD_SIZE, Rec } from "./interpreter/record";
 import { OPCODES } from "./isa/opcodes";
-import { type Regions, SAMPLE_INTERVAL } from "./jit/regions";
+import type { Regions } from "./jit/regions";
 import { PagingMmu } from "./memory/mmu";
 import type { CpuModel } from "./models/model";
 import { Activity, CodeMode, CpuState, ExitStatus, Inhibit, Off, Pending, Rflags, Seg } from "./state";
@@ -171,7 +171,7 @@ export class Processor implements Cpu {
         if (left <= 0) return RunExit.SLICE;
         const toEvent = this.clock.instructionsToNextEvent();
         if (toEvent <= 0) return RunExit.SLICE;
-        const longest = this.regions ? SAMPLE_INTERVAL : LONGEST_SLICE;
+        const longest = this.regions ? this.regions.tuning.interval : LONGEST_SLICE;
         let budget = Math.min(left, toEvent, this.stopAt - this.own.retired, longest);
         if (this.guest) {
           const timer = this.guest.instructionsToPreemption();

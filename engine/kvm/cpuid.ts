@@ -5,7 +5,7 @@
 import { KvmError } from "./errno";
 import { Cr4, EferBit, kvmReadCr4, kvmRegRead32, kvmRegWrite32 } from "./kvmCacheRegs";
 import { kvmGetApicBase } from "./lapic";
-import type { KvmModule } from "./module";
+import type { KvmModuleBase } from "./moduleBase";
 import { type KvmVcpu, VcpuReg } from "./types";
 import { KVM_CPUID_FLAG_SIGNIFCANT_INDEX, type KvmCpuidEntry2 } from "./uapi";
 import { kvmSkipEmulatedInstruction } from "./x86Events";
@@ -43,7 +43,7 @@ const KVM_CPU_CAPS: readonly { leaf: number; index: number; reg: CpuidReg; mask:
 const KVM_FEATURES_EAX = (1 << 0) | (1 << 1) | (1 << 3) | (1 << 24);
 
 /** KVM_GET_SUPPORTED_CPUID */
-export function kvmDevIoctlGetCpuid(module: KvmModule): KvmCpuidEntry2[] {
+export function kvmDevIoctlGetCpuid(module: KvmModuleBase): KvmCpuidEntry2[] {
   const { model } = module.host.processors[0];
   const entries: KvmCpuidEntry2[] = [];
   for (const leaf of model.leaves) {

@@ -16,11 +16,11 @@ import {
   kvmRegisterWriteRaw,
   kvmRipRead,
 } from "./kvmCacheRegs";
-import { kvmVcpuReadGuest, kvmVcpuWriteGuest, PAGE_SIZE } from "./memslots";
+import { kvmVcpuReadGuest, kvmVcpuWriteGuest } from "./memslots";
 import { Pferr } from "./mmu/fault";
 import { vcpuMatchMmioGpa } from "./mmu/mmu";
 import { gvaToGpa } from "./mmu/pagingTmpl";
-import { type KvmVcpu, VcpuReg } from "./types";
+import { type KvmVcpu, PAGE_SIZE, VcpuReg } from "./types";
 import { KVM_EXIT_IO_IN, KVM_EXIT_IO_OUT, KVM_PIO_PAGE_OFFSET, KvmExit, KvmInternalError } from "./uapi";
 import {
   ExcVector,

@@ -12,7 +12,7 @@ import { irqchipInKernel, picInKernel } from "./irq";
 import { defaultRouting } from "./irqComm";
 import { newMemslotSets } from "./memslots";
 import { kvmMmuUnload } from "./mmu/mmu";
-import { hardwareDisableAll, hardwareEnableAll, type KvmModule } from "./module";
+import { hardwareDisableAll, hardwareEnableAll, type KvmModuleBase } from "./moduleBase";
 import { KvmReq, kvmCheckRequest } from "./requests";
 import { newKvmVmStat } from "./stats";
 import { KVM_MAX_VCPU_IDS, KVM_MAX_VCPUS, Kvm, type KvmState, KvmVcpu, VcpuMode } from "./types";
@@ -59,7 +59,7 @@ const newKvmState = (tscKhz: number, now: number): KvmState => ({
 });
 
 /** kvm_create_vm. @throws KvmError EINVAL for an unknown machine type */
-export function kvmCreateVm(module: KvmModule, type: number): Kvm {
+export function kvmCreateVm(module: KvmModuleBase, type: number): Kvm {
   if (type !== 0)
     throw new KvmError("EINVAL", "KVM_CREATE_VM", `machine type ${type}: only KVM_X86_DEFAULT_VM (0) exists`);
   hardwareEnableAll(module);

@@ -16,8 +16,7 @@ import { KvmMpState } from "./uapi";
 import { kvmInjectNmi } from "./x86Events";
 import { kvmVcpuDeliverSipiVector, kvmVcpuReset } from "./x86Vcpu";
 
-export const MSR_IA32_APICBASE = 0x1b;
-export const MSR_IA32_TSC_DEADLINE = 0x6e0;
+const APIC_BASE_MSR = 0x1b;
 const LAPIC_MMIO_LENGTH = 4096;
 export const APIC_DEFAULT_PHYS_BASE = 0xfee00000;
 const BASE_BSP = 1n << 8n;
@@ -203,12 +202,12 @@ export function kvmSetApicBase(vcpu: KvmVcpu, value: bigint, hostInitiated: bool
   const { chip } = vcpu.apic;
   if (hostInitiated) {
     // Userspace may go from any mode to any other, by way of the disabled one where the chip would refuse.
-    if (!chip.writeMsr(MSR_IA32_APICBASE, value)) {
-      chip.writeMsr(MSR_IA32_APICBASE, value & ~(BASE_ENABLE | BASE_X2APIC));
-      if (mode !== 0n) chip.writeMsr(MSR_IA32_APICBASE, (value & ~BASE_X2APIC) | BASE_ENABLE);
-      if (mode & BASE_X2APIC) chip.writeMsr(MSR_IA32_APICBASE, value);
+    if (!chip.writeMsr(APIC_BASE_MSR, value)) {
+      chip.writeMsr(APIC_BASE_MSR, value & ~(BASE_ENABLE | BASE_X2APIC));
+      if (mode !== 0n) chip.writeMsr(APIC_BASE_MSR, (value & ~BASE_X2APIC) | BASE_ENABLE);
+      if (mode & BASE_X2APIC) chip.writeMsr(APIC_BASE_MSR, value);
     }
-  } else if (!chip.writeMsr(MSR_IA32_APICBASE, value)) {
+  } else if (!chip.writeMsr(APIC_BASE_MSR, value)) {
     return true;
   }
   vcpu.module.ops.setVirtualApicMode(vcpu);

@@ -18,10 +18,10 @@ import {
   type KvmMemslotSets,
   type KvmMemslots,
   type KvmVcpu,
+  PAGE_SIZE,
 } from "./types";
 import { KvmMemFlag, type KvmUserspaceMemoryRegion } from "./uapi";
 
-export const PAGE_SIZE = 4096;
 /** KVM's own flag: readers fault on the slot while it is being changed. */
 export const KVM_MEMSLOT_INVALID = 1 << 16;
 /** Set in a generation while the sets are being swapped (bit 63 in Linux). */

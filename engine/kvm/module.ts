@@ -1,93 +1,11 @@
-/**
- * The kvm and kvm_intel modules as loaded in an emulated host (kvm_init, vmx_init): parameters, vmcs_config, one record
- * per physical processor, and the vendor's operations.
- */
-
+/** kvm_intel loaded in an emulated host: the common module with Intel's operations. */
 import type { Host } from "./host";
-import { bootHostProcessor } from "./hostKernel";
-import { type KvmParams, resolveParams } from "./params";
-import type { Kvm } from "./types";
-import { setupVmcsConfig, type VmcsConfig, type VmxFeatures, vmxFeatures } from "./vmx/capabilities";
+import { KvmModuleBase } from "./moduleBase";
 import { vmxX86Ops } from "./vmx/main";
-import type { KvmX86Ops } from "./x86Ops";
 
-/** Per-CPU variables of KVM. */
-export interface PerCpuState {
-  /** current_vmcs: physical address, -1 for none. */
-  currentVmcs: number;
-  /** vmxarea: the VMXON region. */
-  vmxArea: number;
-  vmxEnabled: boolean;
-  /** vCPU whose user-return MSRs and FPU state are in the processor: VM number and vCPU index, -1 for the host's. */
-  guestStateOwner: number;
-}
-
-export interface KvmModuleState {
-  perCpu: PerCpuState[];
-  /** vmx_vpid_bitmap: VPIDs in use. */
-  vpids: boolean[];
-  /** kvm_usage_count: VMs. */
-  usageCount: number;
-  /** Page the host kernel's CR3 points to. */
-  hostPageTable: number;
-  /** Kernel log. */
-  log: string[];
-}
-
-const LOG_LIMIT = 200;
-
-export class KvmModule {
-  readonly params: KvmParams;
-  readonly config: VmcsConfig;
-  readonly features: VmxFeatures;
-  readonly ops: KvmX86Ops = vmxX86Ops;
-  readonly vmList: Kvm[] = [];
-  state: KvmModuleState;
-
+export class KvmModule extends KvmModuleBase {
   /** @throws RangeError for a bad parameter, VmxUnsupported when the processors cannot carry KVM */
-  constructor(
-    readonly host: Host,
-    params: Readonly<Record<string, boolean | number>> = {},
-  ) {
-    this.params = resolveParams(params);
-    const hostPageTable = host.allocatePages(1);
-    for (const cpu of host.processors) bootHostProcessor(cpu, hostPageTable);
-    this.config = setupVmcsConfig(host.processors[0]);
-    this.features = vmxFeatures(this.config, this.params);
-    this.state = {
-      perCpu: host.processors.map(() => ({
-        currentVmcs: -1,
-        vmxArea: -1,
-        vmxEnabled: false,
-        guestStateOwner: -1,
-      })),
-      vpids: [true],
-      usageCount: 0,
-      hostPageTable,
-      log: [],
-    };
-    for (const perCpu of this.state.perCpu) {
-      perCpu.vmxArea = host.allocatePages(1);
-      host.memory.view.setUint32(host.memory.hostOffset(perCpu.vmxArea), this.config.revisionId, true);
-    }
+  constructor(host: Host, params: Readonly<Record<string, boolean | number>> = {}) {
+    super(host, vmxX86Ops, params);
   }
-
-  /** printk: kept for the debugger, oldest lines dropped. */
-  printk(text: string): void {
-    const { log } = this.state;
-    log.push(text);
-    if (log.length > LOG_LIMIT) log.shift();
-  }
-}
-
-/** hardware_enable_all: VMX operation on every physical processor when the first VM appears. */
-export function hardwareEnableAll(module: KvmModule): void {
-  if (module.state.usageCount++ > 0) return;
-  for (let cpu = 0; cpu < module.host.processors.length; cpu++) module.ops.hardwareEnable(module, cpu);
-}
-
-/** hardware_disable_all: out of VMX operation when the last VM is gone. */
-export function hardwareDisableAll(module: KvmModule): void {
-  if (--module.state.usageCount > 0) return;
-  for (let cpu = 0; cpu < module.host.processors.length; cpu++) module.ops.hardwareDisable(module, cpu);
 }

@@ -5,14 +5,7 @@
 import { guestCpuidHas, guestEferBits, kvmUpdateCpuidRuntime } from "./cpuid";
 import { rdtsc } from "./hostKernel";
 import { EferBit, isPaging } from "./kvmCacheRegs";
-import {
-  kvmGetApicBase,
-  kvmLapicReadMsr,
-  kvmLapicWriteMsr,
-  kvmSetApicBase,
-  MSR_IA32_APICBASE,
-  MSR_IA32_TSC_DEADLINE,
-} from "./lapic";
+import { kvmGetApicBase, kvmLapicReadMsr, kvmLapicWriteMsr, kvmSetApicBase } from "./lapic";
 import { kvmWriteGuest } from "./memslots";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import type { KvmVcpu } from "./types";
@@ -31,6 +24,9 @@ export const Msr = {
   KVM_WALL_CLOCK: 0x11, KVM_SYSTEM_TIME: 0x12, KVM_WALL_CLOCK_NEW: 0x4b564d00, KVM_SYSTEM_TIME_NEW: 0x4b564d01,
   KVM_ASYNC_PF_EN: 0x4b564d02, KVM_STEAL_TIME: 0x4b564d03, KVM_PV_EOI_EN: 0x4b564d04, KVM_POLL_CONTROL: 0x4b564d05,
 } as const;
+
+export const MSR_IA32_APICBASE = 0x1b;
+export const MSR_IA32_TSC_DEADLINE = 0x6e0;
 
 /** Indices of the eleven fixed-range MTRRs. */
 const MTRR_FIXED = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f] as const;

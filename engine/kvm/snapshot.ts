@@ -8,7 +8,7 @@ import type { PicState } from "../devices/i8259";
 import type { IoApicState } from "../devices/io-apic";
 import type { LocalApicState } from "../devices/local-apic";
 import type { HostInterruptsState } from "./hostKernel";
-import type { KvmModule, KvmModuleState } from "./module";
+import type { KvmModuleBase, KvmModuleState } from "./moduleBase";
 import type { KvmState, KvmVcpuState } from "./types";
 
 export interface KvmVmSnapshot {
@@ -26,7 +26,7 @@ export interface KvmSnapshot {
 }
 
 /** Takes a copy of everything. Valid between KVM_RUN calls. */
-export function kvmSnapshot(module: KvmModule): KvmSnapshot {
+export function kvmSnapshot(module: KvmModuleBase): KvmSnapshot {
   return structuredClone({
     module: module.state,
     hostInterrupts: module.host.interrupts.map((i) => i.state),
@@ -44,7 +44,7 @@ export function kvmSnapshot(module: KvmModule): KvmSnapshot {
  * Puts a snapshot back into a module with the same VMs and vCPUs (the same configuration).
  * @throws RangeError when they are not the same
  */
-export function kvmRestore(module: KvmModule, snapshot: KvmSnapshot): void {
+export function kvmRestore(module: KvmModuleBase, snapshot: KvmSnapshot): void {
   const copy = structuredClone(snapshot) as KvmSnapshot;
   if (copy.vms.length !== module.vmList.length) throw new RangeError("snapshot of another number of virtual machines");
   module.state = copy.module;

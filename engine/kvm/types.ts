@@ -9,10 +9,11 @@ import type { KvmPic } from "./i8259";
 import type { KvmIoapic } from "./ioapic";
 import type { KvmIoBuses } from "./ioBus";
 import type { KvmLapic } from "./lapic";
-import type { KvmModule } from "./module";
+import type { KvmModuleBase } from "./moduleBase";
 import type { KvmVcpuStat, KvmVmStat } from "./stats";
 import type { KvmCpuidEntry2, KvmIrqRoutingEntry, KvmMpState, KvmRun } from "./uapi";
 
+export const PAGE_SIZE = 4096;
 /** KVM_ADDRESS_SPACE_NUM without SMM. */
 export const KVM_ADDRESS_SPACE_NUM = 1;
 /** Memslots userspace may use (KVM_CAP_NR_MEMSLOTS); the ids above are KVM's own. */
@@ -350,7 +351,7 @@ export class Kvm {
   vpit: KvmPit | null = null;
 
   constructor(
-    readonly module: KvmModule,
+    readonly module: KvmModuleBase,
     /** Number of the VM, for the names of its clock owners. */
     readonly id: number,
     public state: KvmState,
@@ -377,7 +378,7 @@ export class KvmVcpu {
     public state: KvmVcpuState,
   ) {}
 
-  get module(): KvmModule {
+  get module(): KvmModuleBase {
     return this.kvm.module;
   }
   get arch(): KvmVcpuArchState {

@@ -1,5 +1,5 @@
 /** struct kvm_x86_ops: what the vendor module (kvm_intel, later kvm_amd) does for the common code. */
-import type { KvmModule } from "./module";
+import type { KvmModuleBase } from "./moduleBase";
 import type { Kvm, KvmVcpu } from "./types";
 import type { KvmSegment } from "./uapi";
 
@@ -13,8 +13,8 @@ export const KVM_RUN_YIELD = -0x10000;
 /** Numbers of segment registers (VCPU_SREG_*), as Seg of cpu/state. */
 export interface KvmX86Ops {
   readonly name: "kvm_intel";
-  hardwareEnable(module: KvmModule, cpu: number): void;
-  hardwareDisable(module: KvmModule, cpu: number): void;
+  hardwareEnable(module: KvmModuleBase, cpu: number): void;
+  hardwareDisable(module: KvmModuleBase, cpu: number): void;
 
   vmInit(kvm: Kvm): void;
   vcpuCreate(vcpu: KvmVcpu): void;

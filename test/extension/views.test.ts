@@ -21,32 +21,38 @@ const pe = { name: "PE", low: 0, width: 1, help: "Protection enable.", value: "0
 describe("the VMCS view", () => {
   const fields = [
     field("vmcs.GUEST_CR0", "guest-state", "0x31", { bits: [pe] }),
-    field("vmcs.GUEST_RIP", "guest-state", "0x1000"),
-    field("vmcs.HOST_RIP", "host-state", "0x2000"),
+    field("vmcs.GUEST_CR3", "guest-state", "0x1000"),
+    field("vmcs.GUEST_ES_SELECTOR", "guest-state", "0x10"),
+    field("vmcs.HOST_CR0", "host-state", "0x2000"),
+    field("vmcs.EXIT_QUALIFICATION", "exit-information", "0x3f80000"),
   ];
 
-  test("groups keep the table's order and count what changed", () => {
-    const tree = vmcsTree(
-      fields,
-      new Map([
-        ["vmcs.GUEST_RIP", "0xffe"],
-        ["vmcs.HOST_RIP", "0x2000"],
-      ]),
-      false,
-    );
-    expect(tree.map(({ name, changed }) => [name, changed])).toEqual([
-      ["guest-state", 1],
-      ["host-state", 0],
+  test("exit information comes first; groups say how much of them changed", () => {
+    const before = new Map([
+      ["vmcs.GUEST_CR3", "0xffe"],
+      ["vmcs.HOST_CR0", "0x2000"],
     ]);
-    expect(tree[0].fields[1].before).toBe("0xffe");
-    expect(tree[0].fields[0].before).toBeUndefined();
-    expect(tree[0].fields[0].bits.map((b) => b.bit.name)).toEqual(["PE"]);
+    const tree = vmcsTree(fields, before, false);
+    expect(tree.map(({ name, changed }) => [name, changed])).toEqual([
+      ["Exit information: Basic information", 0],
+      ["Guest state: Control registers", 1],
+      ["Guest state: Segments", 0],
+      ["Host state: Control registers", 0],
+    ]);
+    const [cr0, cr3] = tree[1].fields;
+    expect([cr0.before, cr3.before]).toEqual([undefined, "0xffe"]);
+    expect(cr0.bits.map((b) => b.bit.name)).toEqual(["PE"]);
+  });
+
+  test("VM-exit information fields cannot be set, the others can (SDM 3C 25.11.2)", () => {
+    const writable = vmcsTree(fields, new Map(), false).flatMap((g) => g.fields.map((f) => f.writable));
+    expect(writable).toEqual([false, true, true, true, true]);
   });
 
   test("only changed fields, and groups with such", () => {
-    const tree = vmcsTree(fields, new Map([["vmcs.GUEST_RIP", "0xffe"]]), true);
+    const tree = vmcsTree(fields, new Map([["vmcs.GUEST_CR3", "0xffe"]]), true);
     expect(tree.map(({ name, fields: f }) => [name, f.map((n) => n.field.name)])).toEqual([
-      ["guest-state", ["vmcs.GUEST_RIP"]],
+      ["Guest state: Control registers", ["vmcs.GUEST_CR3"]],
     ]);
   });
 

@@ -42,7 +42,7 @@ for (const flexpriority of [true, false]) {
       0x89, 0xd8,                    // mov eax, ebx
       0xe7, 0x80,                    // out 0x80, eax
     ], { irqchip: true, params: { flexpriority } });
-    withIdt(vm, { 0x30: { at: 0x2000, code: [
+    withIdt(vm, { 48: { at: 0x2000, code: [
       0xbb, 0x77, 0x00, 0x00, 0x00,  // mov ebx, 0x77
       ...EOI,
       0xcf,                          // iret
@@ -70,7 +70,7 @@ test("a timer that falls due while the guest computes makes it exit by the host'
     0x41,                            // 1: inc ecx
     0xeb, 0xfd,                      // jmp 1b
   ], { irqchip: true });
-  withIdt(vm, { 0x30: { at: 0x2000, code: [0x89, 0xc8, 0xe7, 0x80] } }); // mov eax, ecx; out 0x80, eax
+  withIdt(vm, { 48: { at: 0x2000, code: [0x89, 0xc8, 0xe7, 0x80] } }); // mov eax, ecx; out 0x80, eax
   const exit = vm.run();
   if (exit.exit_reason !== KvmExit.IO) throw new Error(`exit ${exit.exit_reason}`);
   // The store that starts the timer counts as one; then two instructions an iteration.
@@ -91,7 +91,7 @@ test("a pending interrupt waits for IF by an interrupt window, and goes in right
     0x43,                            // inc ebx
     0xf4,
   ], { irqchip: true });
-  withIdt(vm, { 0x24: { at: 0x2000, code: [0x89, 0xd8, 0xe7, 0x80] } }); // mov eax, ebx; out 0x80, eax
+  withIdt(vm, { 36: { at: 0x2000, code: [0x89, 0xd8, 0xe7, 0x80] } }); // mov eax, ebx; out 0x80, eax
   // PIC: vectors 0x20, only IRQ 4 open (ICW1..ICW4, OCW1).
   const pic = vm.vm.KVM_GET_IRQCHIP(0);
   if (pic.chip_id === 2) throw new Error("not the PIC");
@@ -116,7 +116,7 @@ test("PIT and PIC in the kernel: periodic IRQ 0 interrupts a guest that halts, a
     0x75, 0xf9,                      // jne 1b
     0xe7, 0x80,                      // out 0x80, eax
   ], { irqchip: true });
-  withIdt(vm, { 0x20: { at: 0x2000, code: [0x43, ...outb(0x20, 0x20), 0xcf] } }); // inc ebx; EOI; iret
+  withIdt(vm, { 32: { at: 0x2000, code: [0x43, ...outb(0x20, 0x20), 0xcf] } }); // inc ebx; EOI; iret
   expect(vm.run().exit_reason).toBe(KvmExit.IO);
   expect(vm.vcpu.KVM_GET_REGS().rbx).toBe(10n);
   expect(vm.host.clock.now / 1e6).toBeCloseTo(10, 1);
@@ -131,7 +131,7 @@ test("without an irqchip userspace asks for the window (request_interrupt_window
     0x90, 0x90, 0x90,                // nops
     0xf4,
   ]);
-  withIdt(vm, { 0x55: { at: 0x2000, code: [0xe7, 0x80] } });
+  withIdt(vm, { 85: { at: 0x2000, code: [0xe7, 0x80] } });
   expect(vm.run().exit_reason).toBe(KvmExit.IO);
   expect([vm.vcpu.run.if_flag, vm.vcpu.run.ready_for_interrupt_injection]).toEqual([0, 0]);
   vm.vcpu.run.request_interrupt_window = 1;
@@ -263,7 +263,7 @@ test("x2APIC mode: registers are MSRs, a self-IPI by 0x83f is delivered (SDM 3A 
   const vm = new TestVm([
     ...wrmsr(0x1b, 0xfee00d00), ...wrmsr(0x80f, 0x1ff), 0xfb, ...wrmsr(0x83f, 0x60), 0x90, 0xf4,
   ], { irqchip: true });
-  withIdt(vm, { 0x60: { at: 0x2000, code: [0xe7, 0x80] } });
+  withIdt(vm, { 96: { at: 0x2000, code: [0xe7, 0x80] } });
   const exit = vm.run();
   if (exit.exit_reason !== KvmExit.IO) throw new Error(`exit ${exit.exit_reason}`);
   expect(exit.io.port).toBe(0x80);
@@ -271,7 +271,7 @@ test("x2APIC mode: registers are MSRs, a self-IPI by 0x83f is delivered (SDM 3A 
 
 test("KVM_SIGNAL_MSI delivers the vector in the message's data (SDM 3A 10.11)", () => {
   const vm = new TestVm([...lapicWrite(0xf0, 0x1ff), 0xe7, 0x81, 0xfb, 0xf4], { irqchip: true });
-  withIdt(vm, { 0x71: { at: 0x2000, code: [0xe7, 0x80] } });
+  withIdt(vm, { 113: { at: 0x2000, code: [0xe7, 0x80] } });
   vm.run();
   expect(vm.vm.KVM_SIGNAL_MSI({ address_lo: 0xfee00000, address_hi: 0, data: 0x71, flags: 0 })).toBe(1);
   const exit = vm.run();
@@ -288,7 +288,7 @@ test("I/O APIC: a level-triggered line interrupts again after EOI while it stays
     ...lapicWrite(0xf0, 0x1ff), ...ioapic(0x10 + 2 * 9 + 1, 0), ...ioapic(0x10 + 2 * 9, 0x8045), // pin 9: level, vector 0x45
     0xe7, 0x81, 0xfb, 0x90, 0xeb, 0xfd,
   ], { irqchip: true });
-  withIdt(vm, { 0x45: { at: 0x2000, code: [0x43, 0xe7, 0x80, ...EOI, 0xcf] } });
+  withIdt(vm, { 69: { at: 0x2000, code: [0x43, 0xe7, 0x80, ...EOI, 0xcf] } });
   expect(vm.run().exit_reason).toBe(KvmExit.IO);
   vm.vm.KVM_IRQ_LINE({ irq: 9, level: 1 });
   vm.run();
@@ -307,7 +307,7 @@ test("TPR: an interrupt below the task priority waits until the guest lowers it,
     0x43,                                                  // inc ebx
     ...lapicWrite(0x80, 0), 0x90, 0xf4,
   ], { irqchip: true });
-  withIdt(vm, { 0x30: { at: 0x2000, code: [0x89, 0xd8, 0xe7, 0x80] } });
+  withIdt(vm, { 48: { at: 0x2000, code: [0x89, 0xd8, 0xe7, 0x80] } });
   const exit = vm.run();
   if (exit.exit_reason !== KvmExit.IO) throw new Error(`exit ${exit.exit_reason}`);
   expect(exit.io.data[0]).toBe(1);

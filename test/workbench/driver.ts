@@ -163,42 +163,26 @@ export class Workbench {
     await this.page.locator(`.debug-toolbar .codicon-debug-${action}`).click();
   }
 
-  /** Presses a step button and waits until the machine has stopped again. */
+  /** Presses a step button and waits until the machine has stopped somewhere else. */
   async step(action: string): Promise<void> {
-    const before = await this.stops();
+    const place = (status: string): string => {
+      const frames = [...document.querySelectorAll(".debug-call-stack .stack-frame")].map((f) => f.textContent);
+      const label = document.querySelector(status)?.getAttribute("aria-label") ?? "";
+      return frames.length === 0 || label.endsWith("running") ? "" : [label, ...frames].join("\n");
+    };
+    const before = await this.page.evaluate(place, STATUS);
     await this.toolbar(action);
-    await this.page.waitForFunction(
-      ([selector, old]) => {
-        const item = document.querySelector(selector);
-        return item !== null && item.getAttribute("aria-label") !== old;
-      },
-      [STATUS, before] as const,
-      { timeout: 30_000 },
-    );
-    await this.settle();
-    await this.page.locator(".debug-call-stack .stack-frame").first().waitFor();
-    await this.settle();
-  }
-
-  /** What the status bar says about where the machine is; it changes with every stop. */
-  private async stops(): Promise<string> {
-    return (await this.page.locator(STATUS).getAttribute("aria-label")) ?? "";
+    for (let waited = 0; waited < 30_000; waited += SETTLE_MS) {
+      await this.settle();
+      const now = await this.page.evaluate(place, STATUS);
+      if (now !== "" && now !== before) return;
+    }
+    throw new Error(`${action} led nowhere from\n${before}`);
   }
 
   /** What the status bar says about where the machine is. */
   async status(): Promise<string> {
     return (await this.page.locator(STATUS).textContent()) ?? "";
-  }
-
-  /** Shows only the rows of a pane's tree that match, by the tree's own find widget. */
-  async filterTree(title: string, text: string): Promise<void> {
-    const pane = this.pane(title);
-    await pane.locator(".monaco-list").first().focus();
-    await this.page.keyboard.press("Control+F");
-    const input = pane.locator(".monaco-tree-type-filter input.input");
-    await input.waitFor();
-    await input.fill(text);
-    await this.settle();
   }
 
   /** Opens the disassembly view at the innermost frame of the guest. */
@@ -240,11 +224,31 @@ export class Workbench {
     await this.settle();
   }
 
+  /** Takes the tick from an exception filter. */
+  async untick(label: string): Promise<void> {
+    const box = (await this.row("Breakpoints", label)).locator("[role=checkbox]").first();
+    if ((await box.getAttribute("aria-checked")) === "true") await box.click();
+    await this.settle();
+  }
+
+  /** Types into the terminal in front. */
+  async type(text: string): Promise<void> {
+    await this.page.locator(".terminal-wrapper.active .xterm-screen").click();
+    await this.page.keyboard.type(text, { delay: 30 });
+  }
+
+  /** Waits until the terminal in front shows a text. */
+  async terminalShows(text: string, timeout = 20_000): Promise<void> {
+    const rows = this.page.locator(".terminal-wrapper.active .xterm-rows");
+    // Drawn cells hold no-break spaces.
+    const pattern = new RegExp(escaped(text).replace(/ /g, "[ \\u00a0]"));
+    await rows.filter({ hasText: pattern }).first().waitFor({ timeout });
+  }
+
   /** Text of the terminal in front, as it is drawn. */
   async terminalText(): Promise<string> {
-    return (
-      await this.page.locator(".terminal-wrapper.active .xterm-rows, .xterm-accessibility-tree").allTextContents()
-    ).join("\n");
+    const rows = this.page.locator(".terminal-wrapper.active .xterm-rows > div");
+    return (await rows.allTextContents()).map((line) => line.replace(/\u00a0/g, " ").trimEnd()).join("\n");
   }
 }
 

@@ -30,7 +30,7 @@ export async function showsModelFrames(workbench: Workbench): Promise<void> {
 /** The VMCS view: exit information decoded, guest state, and a field's bits. */
 export async function showsVmcs(workbench: Workbench): Promise<void> {
   await workbench.onlyPanes("VMCS");
-  await workbench.filterTree("VMCS", "VM_EXIT_REASON");
+  await workbench.expand("VMCS", /^Exit information: Basic information/);
   const reason = await workbench.row("VMCS", /VM_EXIT_REASON = 0x1e/);
   expect(await reason.textContent()).toContain("IO_INSTRUCTION");
   const qualification = await workbench.row("VMCS", /EXIT_QUALIFICATION = /);
@@ -63,7 +63,10 @@ export async function stepsThroughExit(workbench: Workbench): Promise<string[]> 
   expect(order, text).not.toContain(-1);
   expect(order, text).toEqual([...order].sort((a, b) => a - b));
   const frames = await workbench.frames();
-  expect(frames.some((f) => f.startsWith("vcpuEnterGuest")), frames.join("\n")).toBe(false);
+  expect(
+    frames.some((f) => f.startsWith("vcpuEnterGuest")),
+    frames.join("\n"),
+  ).toBe(false);
   return stages;
 }
 

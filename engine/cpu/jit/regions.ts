@@ -15,13 +15,19 @@ import { buildMaterialise } from "./flag-kind";
 import { RegionFunction, type RegionPlan } from "./region-function";
 import { type RegionBlock, RegionGraph, type RegionInstruction } from "./region-graph";
 
-/** Instructions between two looks at where the program is. */
-export const SAMPLE_INTERVAL = 50_000;
-/** Looks that must find a page outside its regions before it is compiled (again). */
-const HOT = 3;
-/** Pages that go into one module, and looks after which a smaller batch is compiled all the same. */
-const BATCH = 8;
-const PATIENCE = 8;
+/** When code counts as hot. */
+export interface RegionTuning {
+  /** Instructions between two looks at where the program is. */
+  readonly interval: number;
+  /** Looks that must find a page outside its regions before it is compiled (again). */
+  readonly hot: number;
+  /** Pages that go into one module, and looks after which a smaller batch is compiled all the same. */
+  readonly batch: number;
+  readonly patience: number;
+}
+
+export const DEFAULT_TUNING: RegionTuning = { interval: 50_000, hot: 3, batch: 8, patience: 8 };
+
 /** Regions are not worth the trouble where they keep being compiled anew. */
 const MAX_VERSIONS = 12;
 const MAP_SIZE = 4096 * 2;
@@ -54,7 +60,7 @@ export class Regions {
   private readonly heat = new Map<CodePage, PageHeat>();
   private readonly freeSlots: number[] = [];
   private waiting = new Set<CodePage>();
-  private patience = PATIENCE;
+  private patience = 0;
   /** Regions compiled so far. */
   compiled = 0;
 
@@ -63,6 +69,7 @@ export class Regions {
     private readonly store: CodeStore,
     private readonly tier0: Tier0,
     private readonly features: ReadonlySet<Feature>,
+    readonly tuning: RegionTuning = DEFAULT_TUNING,
   ) {
     store.onForget = (page) => this.forget(page);
   }
@@ -80,11 +87,11 @@ export class Regions {
     }
     if (heat.regions.some((r) => r.covered[offset >> 5] & (1 << (offset & 31)))) return;
     heat.offset = offset;
-    if (++heat.outside < HOT || heat.versions >= MAX_VERSIONS || this.waiting.has(page)) return;
+    if (++heat.outside < this.tuning.hot || heat.versions >= MAX_VERSIONS || this.waiting.has(page)) return;
     if (this.store.hasBreakpoints(page.linear)) return;
-    if (this.waiting.size === 0) this.patience = PATIENCE;
+    if (this.waiting.size === 0) this.patience = this.tuning.patience;
     this.waiting.add(page);
-    if (this.waiting.size >= BATCH) this.compileWaiting();
+    if (this.waiting.size >= this.tuning.batch) this.compileWaiting();
   }
 
   /** The record with which tier 0 does what stands at `record`. */

@@ -157,6 +157,7 @@ export class ExitRecorder implements EptExits {
     const stores = vmcs.u32(W.STORE_COUNT);
     if (stores !== 0 && storeMsrs(cpu.memory, unit.services, vmcs.address(W.STORE_ADDR), stores) !== 0) {
       this.abort(Abort.SAVE_MSR);
+      return;
     }
     this.toHost(nmi);
     unit.state.exitCounts[reason]++;
@@ -295,6 +296,21 @@ export class ExitRecorder implements EptExits {
     unit.state.written |= written;
   }
 
+  /** An end to everything of VMX non-root operation that is not architectural state. */
+  private leaveGuest(): void {
+    const { unit } = this;
+    const { cpu, state: data } = unit;
+    unit.stopPreemptionTimer();
+    data.injection = null;
+    data.vectoring = null;
+    data.mtf = 0;
+    data.tprBelow = false;
+    data.nmiUnblocked = false;
+    cpu.guest = null;
+    cpu.secondStage = null;
+    cpu.state.setU32(Off.VMX_MODE, 1);
+  }
+
   /** Host state (SDM 3C 28.5, 28.6) and an end to everything of the guest. */
   private toHost(nmiBlocked: boolean): void {
     const { unit } = this;
@@ -308,15 +324,7 @@ export class ExitRecorder implements EptExits {
     const inGuest = cpu.guest !== null;
     const flush = inGuest && !(secondaryControls(vmcs) & SecondaryExec.ENABLE_VPID);
 
-    unit.stopPreemptionTimer();
-    data.injection = null;
-    data.vectoring = null;
-    data.mtf = 0;
-    data.tprBelow = false;
-    cpu.guest = null;
-    cpu.secondStage = null;
-    state.setU32(Off.VMX_MODE, 1);
-
+    this.leaveGuest();
     load(HOST_PLAN, i32, block, vmcs.at);
     const controls = vmcs.lo(W.EXIT);
     const host64 = (controls & VmExitControl.HOST_ADDR_SPACE_SIZE) !== 0;
@@ -348,7 +356,11 @@ export class ExitRecorder implements EptExits {
     state.setLo(Off.PENDING_DEBUG, 0);
     state.setHi(Off.PENDING_DEBUG, 0);
     state.setLo(Off.PENDING, state.lo(Off.PENDING) & ~(Pending.DEBUG | Pending.MTF));
-    if (!host64 && state.lo(Off.CR0) & CR0_PG && cr4 & CR4_PAE) this.loadHostPdptes();
+    const pae = !host64 && state.lo(Off.CR0) & CR0_PG && cr4 & CR4_PAE;
+    if (pae && !this.loadHostPdptes()) {
+      this.abort(Abort.HOST_PDPTE);
+      return;
+    }
 
     if (flush) cpu.mmu.invalidateTagged({ vpid: 0 });
     cpu.contextChanged();
@@ -391,32 +403,30 @@ export class ExitRecorder implements EptExits {
     state.setHi(at, this.unit.vmcs.hi(field));
   }
 
-  /** A host with PAE paging loads its PDPTEs on VM exit (SDM 3C 28.5.4). */
-  private loadHostPdptes(): void {
+  /** A host with PAE paging loads its PDPTEs on VM exit (SDM 3C 28.5.4). @returns false when one is not legal */
+  private loadHostPdptes(): boolean {
     const { cpu, vmcs } = this.unit;
     const base = vmcs.u32(W.HOST_CR3) & ~0x1f;
     for (let i = 0; i < 4; i++) {
       const at = cpu.memory.hostOffset((base >>> 0) + i * 8);
       const lo = at < 0 ? -1 : cpu.memory.i32[at >> 2];
       const hi = at < 0 ? -1 : cpu.memory.i32[(at >> 2) + 1];
-      if (lo & 1 && (lo & 0x1e6 || !this.unit.capabilities.physicalOk(hi))) this.abort(Abort.HOST_PDPTE);
+      if (lo & 1 && (lo & 0x1e6 || !this.unit.capabilities.physicalOk(hi))) return false;
       cpu.state.setLo(Off.PDPTE + i * 8, lo);
       cpu.state.setHi(Off.PDPTE + i * 8, hi);
     }
+    return true;
   }
 
   /** VMX abort: the indicator is written into the VMCS region and the processor shuts down (SDM 3C 28.7). */
-  private abort(indicator: number): never {
+  private abort(indicator: number): void {
     const { unit } = this;
     const { cpu } = unit;
     unit.vmcs.set32(AbortWord, indicator);
-    cpu.guest = null;
-    cpu.secondStage = null;
-    cpu.state.setU32(Off.VMX_MODE, 1);
+    this.leaveGuest();
     cpu.state.activity = Activity.SHUTDOWN;
     cpu.contextChanged();
     cpu.attention();
-    throw vmExitTaken;
   }
 
   private trace(reason: number): void {

@@ -8,11 +8,10 @@ import {
   KVM_MEMSLOT_INVALID,
   kvmIsVisibleMemslot,
   kvmMemslots,
-  PAGE_SIZE,
   slotToHpa,
 } from "../memslots";
 import { KvmReq, kvmMakeAllCpusRequest } from "../requests";
-import { APIC_ACCESS_PAGE_PRIVATE_MEMSLOT, type Kvm, type KvmMemorySlot, type KvmVcpu } from "../types";
+import { APIC_ACCESS_PAGE_PRIVATE_MEMSLOT, type Kvm, type KvmMemorySlot, type KvmVcpu, PAGE_SIZE } from "../types";
 import { KvmMemFlag } from "../uapi";
 import { type KvmPageFault, Pferr, RetPf } from "./fault";
 import { kvmPageTrackIsActive } from "./pageTrack";

@@ -19,8 +19,8 @@ import {
   kvmRegisterMarkAvailable,
 } from "../kvmCacheRegs";
 import { apicX2apicMode, kvmGetApicBase, kvmSetApicBase } from "../lapic";
-import { gfnToMemslot, kvmSetMemoryRegion, PAGE_SIZE, slotToHpa } from "../memslots";
-import type { KvmModule } from "../module";
+import { gfnToMemslot, kvmSetMemoryRegion, slotToHpa } from "../memslots";
+import type { KvmModuleBase } from "../moduleBase";
 import { Msr } from "../msrs";
 import { KvmReq, kvmMakeRequest } from "../requests";
 import {
@@ -28,6 +28,7 @@ import {
   IDENTITY_PAGETABLE_PRIVATE_MEMSLOT,
   type Kvm,
   type KvmVcpu,
+  PAGE_SIZE,
   TSS_PRIVATE_MEMSLOT,
   VcpuReg,
 } from "../types";
@@ -61,7 +62,7 @@ export const GuestIntrState = { STI: 1, MOV_SS: 2, SMI: 4, NMI: 8 } as const;
 // --- module ---------------------------------------------------------------------------------------------------------
 
 /** vmx_hardware_enable: CR4.VMXE and VMXON. */
-export function vmxHardwareEnable(module: KvmModule, cpuId: number): void {
+export function vmxHardwareEnable(module: KvmModuleBase, cpuId: number): void {
   const cpu = module.host.processors[cpuId];
   const perCpu = module.state.perCpu[cpuId];
   cpu.state.setU64(Off.CR4, cpu.state.u64(Off.CR4) | Cr4.VMXE);
@@ -73,7 +74,7 @@ export function vmxHardwareEnable(module: KvmModule, cpuId: number): void {
 }
 
 /** vmx_hardware_disable */
-export function vmxHardwareDisable(module: KvmModule, cpuId: number): void {
+export function vmxHardwareDisable(module: KvmModuleBase, cpuId: number): void {
   const cpu = module.host.processors[cpuId];
   const perCpu = module.state.perCpu[cpuId];
   if (!perCpu.vmxEnabled) return;
@@ -86,7 +87,7 @@ export function vmxHardwareDisable(module: KvmModule, cpuId: number): void {
 
 // --- VPIDs ----------------------------------------------------------------------------------------------------------
 
-function allocateVpid(module: KvmModule): number {
+function allocateVpid(module: KvmModuleBase): number {
   if (!module.features.vpid) return 0;
   const { vpids } = module.state;
   let vpid = vpids.indexOf(false);
@@ -96,14 +97,14 @@ function allocateVpid(module: KvmModule): number {
   return vpid;
 }
 
-function freeVpid(module: KvmModule, vpid: number): void {
+function freeVpid(module: KvmModuleBase, vpid: number): void {
   if (vpid !== 0) module.state.vpids[vpid] = false;
 }
 
 // --- creation -------------------------------------------------------------------------------------------------------
 
 /** alloc_vmcs_cpu: a VMCS region with its revision. */
-function allocateVmcs(module: KvmModule): number {
+function allocateVmcs(module: KvmModuleBase): number {
   const pa = module.host.allocatePages(1);
   const { memory } = module.host;
   memory.view.setUint32(memory.hostOffset(pa), module.config.revisionId, true);
@@ -524,7 +525,7 @@ function updateTransitionEfer(vcpu: KvmVcpu): void {
 // --- second-level tables and TLB ---------------------------------------------------------------------------------------
 
 /** construct_eptp: write-back, walk length, accessed and dirty flags. */
-export function constructEptp(module: KvmModule, root: number, level: number): bigint {
+export function constructEptp(module: KvmModuleBase, root: number, level: number): bigint {
   const walk = BigInt(level - 1) << 3n;
   const ad = module.features.eptAdBits ? 1n << 6n : 0n;
   return BigInt(root) | 6n | walk | ad;

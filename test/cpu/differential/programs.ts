@@ -6,7 +6,7 @@
 import { type Mnemonic, OPCODES, OpcodeMap, type OpcodeRow } from "../../../engine/cpu/isa/opcodes";
 import type { Random } from "../random";
 import { AF, ARITHMETIC, CF, OF, PF, SF, undefinedFlagsOf, ZF } from "./flags-undefined";
-import { COMPLETED, DATA, type Instance, newInstance } from "./instance";
+import { CODE, COMPLETED, DATA, type Instance, newInstance } from "./instance";
 
 /** Flags a mnemonic writes, all of them defined but those in the table of undefined flags. */
 // biome-ignore format: a table
@@ -37,10 +37,12 @@ const SHIFTS: readonly string[] = ["SHL", "SHR", "SAR", "ROL", "ROR", "RCL", "RC
 type ProgramMode = 32 | 64;
 
 const RBX = 3;
-/** Counts a loop down; no instruction of the body touches it, RBX or RSP. */
-const COUNTER = { 32: 5, 64: 15 } as const;
+const RSP = 4;
+/** Counts a loop down; no instruction of the body touches it, RBX or RSP, nor the counter of inner loops, RBP. */
+const COUNTER = { 32: 7, 64: 15 } as const;
+const INNER_COUNTER = 5;
 /** Registers of the body: wide ones, byte ones without REX (4..6 are AH, CH, DH). */
-const WIDE = { 32: [0, 1, 2, 6, 7], 64: [0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14] } as const;
+const WIDE = { 32: [0, 1, 2, 6], 64: [0, 1, 2, 6, 7, 8, 9, 10, 11, 12, 13, 14] } as const;
 const BYTE = [0, 1, 2, 4, 5, 6];
 
 export function programRows(mode: ProgramMode): readonly OpcodeRow[] {
@@ -58,8 +60,8 @@ interface Encoded {
   readonly reads: number;
   /** Undefined flags behind it, from those before it. */
   readonly flow: (undefinedBefore: number) => number;
-  /** It is a branch whose displacement, the last byte, skips the next instruction. */
-  readonly skips: boolean;
+  /** It is a branch, which wants a target. */
+  readonly branches: boolean;
 }
 
 function immediate(random: Random, size: number): number[] {
@@ -140,7 +142,7 @@ function encode(row: OpcodeRow, mode: ProgramMode, random: Random): Encoded | un
         memory = row.mod === "mem" || (row.mod === "any" && !far && row.mnemonic !== "NOP" && random.oneIn(3));
         if (memory) {
           modrm = 0x80 | RBX;
-          displacement = little(random.oneIn(8) ? -random.below(16) : random.between(-3900, 3900), 4);
+          displacement = little(random.oneIn(8) ? -random.below(16) : random.between(-3900, 2000), 4);
         } else {
           const r = pick(operand.type);
           if (r === undefined) return undefined;
@@ -196,7 +198,7 @@ function encode(row: OpcodeRow, mode: ProgramMode, random: Random): Encoded | un
       if (shift && count === 0) return before;
       return (before & ~writes) | undefinedFlagsOf(row.mnemonic, { bits, count, vector: COMPLETED });
     },
-    skips: row.mnemonic === "JCC",
+    branches: row.mnemonic === "JCC",
   };
 }
 
@@ -206,50 +208,158 @@ function immediateSize(type: string, size: number): number {
   return type === "z" ? Math.min(size, 4) : 2;
 }
 
-/** A program of up to a dozen instructions, run once, a few times or thousands of times. */
+const DEC_EAX = 0xc8;
+const ZERO_AND_THE_LIKE = AF | PF | ZF | SF | OF;
+
+/** A program being put together. */
+class Program {
+  readonly bytes: number[] = [];
+  /** Flags that are undefined at the end of what there is. */
+  undefinedNow = 0;
+  /** Calls whose function is yet to come: where their displacement stands, and what the function is. */
+  private readonly calls: { at: number; body: number[] }[] = [];
+
+  constructor(
+    private readonly rows: readonly OpcodeRow[],
+    private readonly mode: ProgramMode,
+    private readonly random: Random,
+    /** Linear address of the first byte. */
+    private readonly start: number,
+  ) {}
+
+  /** An instruction that reads none of the flags in `avoid`. */
+  private draw(avoid: number): Encoded {
+    for (;;) {
+      const drawn = encode(this.random.pick(this.rows), this.mode, this.random);
+      if (drawn && !drawn.branches && (drawn.reads & avoid) === 0) return drawn;
+    }
+  }
+
+  private put(...bytes: number[]): void {
+    this.bytes.push(...bytes);
+  }
+
+  /** One instruction. */
+  single(): void {
+    const next = this.draw(this.undefinedNow);
+    this.put(...next.bytes);
+    this.undefinedNow = next.flow(this.undefinedNow);
+  }
+
+  /** A conditional or indirect jump, and an instruction it may skip. */
+  branch(): void {
+    const { random } = this;
+    const before = this.undefinedNow;
+    const next = this.draw(before);
+    const condition = random.below(16);
+    if ((CONDITION_READS[condition >> 1] & before) === 0 && !random.oneIn(4)) {
+      if (random.oneIn(2)) this.put(0x70 | condition, next.bytes.length);
+      else this.put(0x0f, 0x80 | condition, ...little(next.bytes.length, 4));
+      this.put(...next.bytes);
+      this.undefinedNow = before | next.flow(before);
+    } else {
+      // MOV EAX, target; JMP rAX
+      const target = this.start + this.bytes.length + 7 + next.bytes.length;
+      this.put(0xb8, ...little(target, 4), 0xff, 0xe0, ...next.bytes);
+    }
+  }
+
+  /** PUSH, an instruction, POP into another register. */
+  stack(): void {
+    const [from, to] = [this.random.below(3), this.random.below(3)];
+    this.put(0x50 | from);
+    this.single();
+    this.put(0x58 | to);
+  }
+
+  /** CALL of a function of one instruction. */
+  call(): void {
+    const body = this.draw(this.undefinedNow);
+    this.undefinedNow = body.flow(this.undefinedNow);
+    this.put(0xe8, 0, 0, 0, 0);
+    this.calls.push({ at: this.bytes.length, body: body.bytes });
+  }
+
+  /** REP MOVS or STOS, REPE CMPS or SCAS, upwards, over a few bytes of the data window. */
+  string(): void {
+    const { random, mode } = this;
+    const place = (): number[] => little(DATA + random.between(100, 6000), 4);
+    const saved = mode === 32 ? [0x57] : [];
+    // In 32-bit code EDI is the loop counter.
+    this.put(...saved, 0xbf, ...place(), 0xbe, ...place(), 0xb9, ...little(random.between(0, 40), 4));
+    const opcode = random.pick([0xa4, 0xa5, 0xaa, 0xab, 0xa6, 0xa7, 0xae, 0xaf]);
+    const wide = mode === 64 && random.oneIn(2) ? [0x48] : [];
+    this.put(random.oneIn(2) ? 0xf3 : 0xf2, ...wide, opcode);
+    if (mode === 32) this.put(0x5f);
+    // A comparison of no iterations leaves the flags, whatever they are; one of some defines all.
+  }
+
+  /** An inner loop of one instruction. */
+  loop(): void {
+    const before = this.undefinedNow;
+    const next = this.draw(before | CF);
+    this.put(0xb8 | INNER_COUNTER, ...little(this.random.between(1, 9), 4));
+    const top = this.bytes.length;
+    this.put(...next.bytes, 0xff, DEC_EAX | INNER_COUNTER);
+    this.put(0x75, 0x100 + top - (this.bytes.length + 2));
+    this.undefinedNow = next.flow(before) & ~ZERO_AND_THE_LIKE;
+  }
+
+  /** Repeats everything so far until the counter register is 0. */
+  repeat(): void {
+    const counter = COUNTER[this.mode];
+    if (this.undefinedNow & CF) this.put(0xf8);
+    if (this.mode === 64) this.put(0x49, 0xff, DEC_EAX | (counter & 7));
+    else this.put(0x48 | counter);
+    this.put(0x0f, 0x85, ...little(-(this.bytes.length + 6), 4));
+    this.undefinedNow = 0;
+  }
+
+  /** Puts the functions behind the INT3 that ends the program. */
+  finish(): void {
+    for (const { at, body } of this.calls) {
+      this.put(0xcc);
+      const displacement = little(this.bytes.length - at, 4);
+      displacement.forEach((byte, i) => {
+        this.bytes[at - 4 + i] = byte;
+      });
+      this.put(...body, 0xc3);
+    }
+  }
+}
+
+/** A program of a few to a dozen pieces, run once, a few times or thousands of times. */
 export function generateProgram(rows: readonly OpcodeRow[], mode: ProgramMode, random: Random): Instance {
   const instance = newInstance(mode);
-  for (let i = 0; i < (mode === 64 ? 16 : 8); i++)
-    instance.gpr[i] = random.oneIn(3) ? BigInt(random.below(300)) : random.u64();
+  for (let i = 0; i < (mode === 64 ? 16 : 8); i++) {
+    const value = random.oneIn(3) ? BigInt(random.below(300)) : random.u64();
+    instance.gpr[i] = mode === 64 ? value : BigInt.asUintN(32, value);
+  }
   const iterations = random.pick([1, 1, 1, 2, 40, 3000]);
   instance.gpr[RBX] = BigInt(DATA + 4096);
+  // The memory operands of the body do not reach the stack, or they would change return addresses.
+  instance.gpr[RSP] = BigInt(DATA + 8000);
   instance.gpr[COUNTER[mode]] = BigInt(iterations);
   instance.rflags = random.u32() & ARITHMETIC;
   instance.ip = random.between(1600, 2400);
 
-  const bytes: number[] = [];
-  // All defined at the start; in a loop the DEC (and CLC) at its end see to that again.
-  let undefinedNow = 0;
-  const length = random.between(3, 11);
-  let skip: { at: number; before: number } | undefined;
-  for (let made = 0; made < length; ) {
-    const next = encode(random.pick(rows), mode, random);
-    if (!next || (next.reads & undefinedNow) !== 0 || bytes.length + next.bytes.length > 140) continue;
-    if (skip && next.skips) continue;
-    const before = undefinedNow;
-    undefinedNow = next.flow(before);
-    bytes.push(...next.bytes);
-    if (skip) {
-      bytes[skip.at - 1] = next.bytes.length;
-      undefinedNow |= skip.before;
-      skip = undefined;
-    } else if (next.skips) skip = { at: bytes.length, before };
-    made++;
+  const program = new Program(rows, mode, random, CODE + instance.ip);
+  const pieces = random.between(3, 10);
+  for (let i = 0; i < pieces && program.bytes.length < 90; i++) {
+    const kind = random.below(16);
+    if (kind < 8) program.single();
+    else if (kind < 11) program.branch();
+    else if (kind === 11) program.stack();
+    else if (kind === 12) program.call();
+    else if (kind === 13) program.loop();
+    else if (kind === 14) program.string();
+    else program.single();
   }
-  if (iterations > 1) {
-    const counter = COUNTER[mode];
-    if (undefinedNow & CF) {
-      bytes.push(0xf8);
-      undefinedNow &= ~CF;
-    }
-    // DEC counter; JNZ back to the start
-    bytes.push(...(mode === 64 ? [0x49, 0xff, 0xc8 | (counter & 7)] : [0x48 | counter]));
-    undefinedNow &= CF;
-    bytes.push(0x0f, 0x85, ...little(-(bytes.length + 6), 4));
-  }
-  if (mode === 32) for (let i = 0; i < 8; i++) instance.gpr[i] = BigInt.asUintN(32, instance.gpr[i]);
-  instance.code.set(bytes);
-  instance.length = bytes.length;
-  instance.undefinedFlags = undefinedNow;
+  if (iterations > 1) program.repeat();
+  program.finish();
+  if (program.bytes.length > instance.code.length) throw new Error(`a program of ${program.bytes.length} bytes`);
+  instance.code.set(program.bytes);
+  instance.length = program.bytes.length;
+  instance.undefinedFlags = program.undefinedNow;
   return instance;
 }

@@ -58,8 +58,7 @@ describe("segment checks of memory accesses (3A 5.3 to 5.5)", () => {
   test("limit violations of the stack segment are #SS(0)", () => {
     const p = program("protected");
     p.setU64(GDT + 0x40, LIMIT_FFF);
-    // The handler of #SS needs a good stack: it is a task here, so look at the fault before delivery by CR2-free means.
-    // mov eax, 0x40; mov ss, eax; mov esp, 0xffe; mov ebp, 0x1000; mov eax, [ebp]
+    // The handler's frame still fits below ESP: mov eax, 0x40; mov ss, eax; mov esp, 0xff0; mov ebp, 0x1000; mov eax, [ebp]
     const code = [0xb8, 0x40, 0, 0, 0, 0x8e, 0xd0, 0xbc, 0xf0, 0xf, 0, 0, 0xbd, 0, 0x10, 0, 0, 0x8b, 0x45, 0];
     const end = p.exec(code);
     expect(end.vector).toBe(12);
