@@ -32,6 +32,8 @@ import type { PcBoard } from "./pc";
 /** Instructions a vCPU runs before the next one has its turn. */
 const QUANTUM = 10_000;
 const PAGE = 4096;
+/** As firmware leaves IA32_FEATURE_CONTROL: locked, VMX allowed outside SMX. */
+const FEATURE_CONTROL_VMX = 5n;
 
 interface TurnState {
   /** Whose turn it is. */
@@ -50,7 +52,6 @@ class ProcessorInterrupts implements InterruptPort {
   constructor(
     private readonly apic: LocalApic,
     private readonly pic: I8259 | null,
-    private readonly baseChanged: (base: bigint) => void,
   ) {}
 
   private get fromPic(): boolean {
@@ -76,9 +77,7 @@ class ProcessorInterrupts implements InterruptPort {
     return this.apic.readMsr(index);
   }
   writeMsr(index: number, value: bigint): boolean {
-    const done = this.apic.writeMsr(index, value);
-    if (done && index === 0x1b) this.baseChanged(value);
-    return done;
+    return this.apic.writeMsr(index, value);
   }
 }
 
@@ -133,9 +132,7 @@ export class NoAccelerator implements Accelerator {
       apicBus.attachLocal(apic);
       const bus = new DeviceBus(trace, id, apic);
       this.buses.push(bus);
-      const interrupts = new ProcessorInterrupts(apic, id === 0 ? this.pic : null, (base) =>
-        this.cpus[id].state.setU64(Off.APIC_BASE, base),
-      );
+      const interrupts = new ProcessorInterrupts(apic, id === 0 ? this.pic : null);
       const cpu = this.engine.createProcessor({
         id,
         model: modelOf(model, { apicId: id, smp: config.smp }),
@@ -145,7 +142,7 @@ export class NoAccelerator implements Accelerator {
       this.cpus.push(cpu);
       this.asleep.push(false);
       cpu.reset("power-up");
-      cpu.state.setU64(Off.APIC_BASE, apic.state.base);
+      if (model.features.has("vmx")) cpu.state.setU64(Off.FEATURE_CONTROL, FEATURE_CONTROL_VMX);
       if (id > 0) cpu.state.activity = Activity.WAIT_FOR_SIPI;
     }
     this.vcpus = this.cpus.map((cpu) => this.view(cpu));

@@ -5,6 +5,7 @@
 import { VirtualClock } from "../../../engine/clock";
 import type { Bus, InterruptPort } from "../../../engine/cpu/cpu";
 import { CpuEngine } from "../../../engine/cpu/engine";
+import type { RegionTuning } from "../../../engine/cpu/jit/regions";
 import type { CpuModel, Feature } from "../../../engine/cpu/models/model";
 import { Activity, Off, Seg, SegAttr } from "../../../engine/cpu/state";
 import { PhysicalMemory } from "../../../engine/memory/physical";
@@ -37,6 +38,9 @@ const MODEL: CpuModel = {
   physicalBits: 40,
   linearBits: 48,
 };
+
+/** Tier 1 compiles whatever has run a few times, so that short programs run compiled too. */
+const EAGER: RegionTuning = { interval: 13, hot: 1, batch: 1, patience: 1 };
 
 const BUS: Bus = {
   portIn: () => 0,
@@ -134,7 +138,7 @@ export class Emulated {
     this.memory.add("ram", "ram", 0, MEMORY_SIZE);
     this.buildTables();
     const clock = new VirtualClock();
-    const engine = new CpuEngine({ memory: this.memory, clock, trace: silentTracer, tier });
+    const engine = new CpuEngine({ memory: this.memory, clock, trace: silentTracer, tier, tuning: EAGER });
     this.cpu = engine.createProcessor({ id: 0, model: MODEL, bus: BUS, interrupts: INTERRUPTS });
     engine.activate(0);
     this.codeAt = this.memory.hostOffset(CODE_PAGE);

@@ -25,7 +25,7 @@ export interface BareMachine {
 }
 
 export function bareMachine(model = "core"): BareMachine {
-  const memory = new PhysicalMemory(16 * MiB);
+  const memory = new PhysicalMemory(17 * MiB);
   memory.add("ram", "ram", 0, 16 * MiB);
   const clock = new VirtualClock();
   let text = "";
