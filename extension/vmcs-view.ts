@@ -106,7 +106,8 @@ export class VmcsView implements vscode.TreeDataProvider<VmcsNode>, vscode.Dispo
     const { Collapsed, Expanded } = vscode.TreeItemCollapsibleState;
     const item = new vscode.TreeItem(name, this.onlyChanged ? Expanded : Collapsed);
     item.id = `group ${name} ${this.onlyChanged}`;
-    item.description = changed > 0 ? `${fields.length} fields, ${changed} changed` : `${fields.length} fields`;
+    const count = fields.length === 1 ? "1 field" : `${fields.length} fields`;
+    item.description = changed > 0 ? `${count}, ${changed} changed` : count;
     item.contextValue = "group";
     return item;
   }

@@ -396,6 +396,7 @@ export function x86EmulateInstruction(vcpu: KvmVcpu, cr2OrGpa: bigint, emulation
     return handleEmulationFailure(vcpu);
   }
   if (emulationType & EmulType.TRAP_UD) return emulateTrapUd(vcpu, emul);
+  if (emulationType & EmulType.SKIP) return emulateSkip(vcpu, emul);
   vcpu.stat.insn_emulation++;
 
   for (;;) {
@@ -445,6 +446,16 @@ function finishInstruction(vcpu: KvmVcpu, emul: X86Emulator, result: EmulateResu
   vcpu.module.ops.setInterruptShadow(vcpu, 0);
   vcpu.module.host.clock.retire(1);
   return before & TF ? kvmVcpuDoSinglestep(vcpu) : 1;
+}
+
+/** EMULTYPE_SKIP: KVM has done the instruction's work; only RIP goes on. */
+function emulateSkip(vcpu: KvmVcpu, emul: X86Emulator): number {
+  vcpu.arch.emulate = null;
+  emul.writebackRip();
+  vcpu.module.ops.setRflags(vcpu, emul.rflags & ~RF);
+  vcpu.module.ops.setInterruptShadow(vcpu, 0);
+  vcpu.module.host.clock.retire(1);
+  return 1;
 }
 
 /** em_hypercall of the other vendor: VMMCALL becomes VMCALL (KVM_X86_QUIRK_FIX_HYPERCALL_INSN); others are #UD. */

@@ -69,7 +69,7 @@ describe("the sample guest, stopped at a VM exit", () => {
     const { workbench } = setting;
     await stopAtSerialExit(workbench);
     await showsModelFrames(workbench);
-    expect((await workbench.frames()).some((f) => f.startsWith("serial_"))).toBe(true);
+    expect((await workbench.frames()).some((f) => f.startsWith("guest_main"))).toBe(true);
   });
 
   test("the VMCS view shows the exit's information, decoded", () => showsVmcs(setting.workbench));
@@ -85,7 +85,8 @@ describe("the sample guest, stopped at a VM exit", () => {
   test("the memory view shows the guest's stack", async () => {
     const text = await showsMemory(setting.workbench, /^rsp/);
     expect(text).toMatch(/^0000 {2}([0-9a-f]{2} ){15}[0-9a-f]{2}/);
-    expect(text).not.toMatch(/^0000 {2}(00 ){15}00/);
+    // The return address to start64: little-endian 0x0010....
+    expect(text).toMatch(/[0-9a-f]{2} [0-9a-f]{2} 10 00 00 00 00 00/);
   });
 
   test("step over goes to the guest's next instruction, past exits", async () => {

@@ -8,6 +8,8 @@ import { CpuBased } from "../../cpu/vmx/controls";
 import { ENTRY_FAILURE, ExitReason } from "../../cpu/vmx/exit-reasons";
 import { Field } from "../../cpu/vmx/fields";
 import { ApicReg } from "../../devices/local-apic";
+import { EmulType } from "../emulateTypes";
+import { kvmEmulateInstruction } from "../emulator";
 import { KvmBug } from "../errno";
 import { HostVector, hostInterrupt } from "../hostKernel";
 import { is64BitMode, kvmRegisterIsDirty, kvmRipRead, kvmRipWrite } from "../kvmCacheRegs";
@@ -414,9 +416,13 @@ export function vmxEnableNmiWindow(vcpu: KvmVcpu): void {
   controlsSetBit(vcpu, "exec", CpuBased.NMI_WINDOW_EXITING);
 }
 
-/** skip_emulated_instruction: RIP goes behind the instruction that exited, which counts as retired. */
+/**
+ * skip_emulated_instruction: RIP goes behind the instruction that exited, which counts as retired. The SDM leaves the
+ * instruction length undefined for EPT misconfigurations and APIC accesses; without one the emulator finds it.
+ */
 export function vmxSkipEmulatedInstruction(vcpu: KvmVcpu): number {
   const length = BigInt(vmcsRead32(vcpu, Field.VM_EXIT_INSTRUCTION_LEN));
+  if (length === 0n) return kvmEmulateInstruction(vcpu, EmulType.SKIP);
   const old = kvmRipRead(vcpu);
   let rip = (old + length) & 0xffffffffffffffffn;
   if ((rip ^ old) >> 31n !== 0n && !is64BitMode(vcpu)) rip &= 0xffffffffn;

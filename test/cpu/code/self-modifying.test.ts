@@ -55,7 +55,7 @@ describe.each(tiers)("code that changes itself, %s", (_name, options) => {
     // Page 1 of the small pages is mapped to page 0 too.
     m.setU64(SMALL_TABLE + 8, BigInt(SMALL) | 3n);
     const other = SMALL + 4096;
-    m.start([0xff, 0xc0, ...store32(other, [0xff, 0xc8, 0xeb, 0x09]), 0xeb, 0xf1], SMALL);
+    m.start([0xff, 0xc0, ...store32(other, [0xff, 0xc8, 0xeb, 0x0b]), 0xeb, 0xf1], SMALL);
     // First inc eax; then that becomes dec eax and a jump to the HLT behind.
     m.setGpr(RAX, 10n);
     expect(m.run()).toBe(true);
