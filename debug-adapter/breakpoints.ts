@@ -10,21 +10,24 @@ import type { Listings } from "./listings";
 import type { Memory } from "./memory";
 import type { Variables } from "./variables";
 
-/** "source" and a source reference: breakpoints in one listing. */
-type Group = "instruction" | "function" | "data" | `source ${number}`;
+/** "source" and a path or a source reference: breakpoints in one file or listing. */
+type Group = "instruction" | "function" | "data" | `source ${string}`;
 
-/** One breakpoint as the engine knows it; exactly one of the three. */
-interface Entry {
-  readonly id: number;
-  readonly group: Group;
-  readonly code?: BreakpointRequest;
+/** What the engine is told of one breakpoint: one of the three kinds. */
+interface Parts {
+  readonly codes?: readonly BreakpointRequest[];
   readonly watch?: WatchpointRequest;
   readonly filter?: TraceFilter;
-  readonly answer: DebugProtocol.Breakpoint;
 }
 
+interface Entry extends Parts {
+  readonly id: number;
+  readonly group: Group;
+}
+
+const MODEL_PATH = /(^|[\\/])engine[\\/](kvm|machine|devices|cpu)[\\/].*\.ts$/;
 const NO_LINES =
-  "Source lines need debugging information, which is not read yet: use a function or an instruction breakpoint.";
+  "No code of the guest comes from this line: compile with -g, or use a function or an instruction breakpoint.";
 const MODEL_SOURCE = "The KVM model's own source can be read and stepped through by VM exits, but not broken at.";
 const MAX_WATCH = 4096;
 
@@ -68,12 +71,26 @@ export class Breakpoints {
   ): Promise<DebugProtocol.SetBreakpointsResponse["body"]> {
     const { source } = args;
     if (this.listings.isListing(source)) return this.setListing(args);
-    const message = /(^|[\\/])engine[\\/](kvm|machine|devices|cpu)[\\/].*\.ts$/.test(args.source.path ?? "")
-      ? MODEL_SOURCE
-      : NO_LINES;
-    return {
-      breakpoints: (args.breakpoints ?? []).map(({ line }) => ({ id: this.nextId++, verified: false, line, message })),
-    };
+    const path = source.path ?? "";
+    const first = this.session.client.linesStartAt1 ? 0 : 1;
+    return this.replace(`source ${path}`, args.breakpoints ?? [], async (wanted, id) => {
+      const found = this.session.lines.addressesOf(path, wanted.line + first);
+      if (!found) throw new Error(MODEL_PATH.test(path) ? MODEL_SOURCE : NO_LINES);
+      const addresses = this.firstInEachFunction(found.addresses);
+      const codes = addresses.map((linear): BreakpointRequest => ({ id, linear, ...guards(wanted) }));
+      return { codes, where: addresses[0], line: found.line - first };
+    });
+  }
+
+  /** A line in several pieces (a loop's head, say) stops once a function, where it begins there. */
+  private firstInEachFunction(addresses: readonly bigint[]): bigint[] {
+    const first = new Map<string, bigint>();
+    for (const address of addresses) {
+      const name = this.session.symbols.at(address)?.symbol.name ?? "";
+      const known = first.get(name);
+      if (known === undefined || address < known) first.set(name, address);
+    }
+    return [...first.values()];
   }
 
   private async setListing(
@@ -84,7 +101,11 @@ export class Breakpoints {
     const { breakpoints } = await this.replace(group, args.breakpoints ?? [], async (wanted, id) => {
       const found = this.listings.addressAt(args.source, wanted.line + first);
       if (!found) throw new Error("this listing belongs to an earlier run: set the breakpoint in the new one");
-      return { code: { id, linear: found.address, ...guards(wanted) }, where: found.address, line: found.line - first };
+      return {
+        codes: [{ id, linear: found.address, ...guards(wanted) }],
+        where: found.address,
+        line: found.line - first,
+      };
     });
     return { breakpoints: breakpoints.map((b) => ({ ...b, source: args.source })) };
   }
@@ -93,7 +114,10 @@ export class Breakpoints {
     args: DebugProtocol.BreakpointLocationsArguments,
   ): Promise<DebugProtocol.BreakpointLocationsResponse["body"]> {
     const first = this.session.client.linesStartAt1 ? 0 : 1;
-    const lines = this.listings.linesWithCode(args.source, args.line + first, (args.endLine ?? args.line) + first);
+    const [from, to] = [args.line + first, (args.endLine ?? args.line) + first];
+    const lines = this.listings.isListing(args.source)
+      ? this.listings.linesWithCode(args.source, from, to)
+      : this.session.lines.linesOf(args.source.path ?? "", from, to);
     return { breakpoints: lines.map((line) => ({ line: line - first })) };
   }
 
@@ -103,7 +127,7 @@ export class Breakpoints {
       if (base.space !== "gva")
         throw new Error("instruction breakpoints need a linear address; physical ones are not there yet");
       const linear = BigInt.asUintN(64, base.address + BigInt(wanted.offset ?? 0));
-      return { code: { id, linear, ...guards(wanted) }, where: linear };
+      return { codes: [{ id, linear, ...guards(wanted) }], where: linear };
     });
   }
 
@@ -114,7 +138,7 @@ export class Breakpoints {
   private async functionEntry(
     wanted: DebugProtocol.FunctionBreakpoint,
     id: number,
-  ): Promise<{ code?: BreakpointRequest; watch?: WatchpointRequest; filter?: TraceFilter; where?: bigint }> {
+  ): Promise<Parts & { where?: bigint }> {
     const name = wanted.name.trim();
     const special = /^(exit|msr|io|phys):\s*(.+)$/i.exec(name);
     if (!special) return this.symbolEntry(wanted, id, name);
@@ -145,7 +169,7 @@ export class Breakpoints {
     wanted: DebugProtocol.FunctionBreakpoint,
     id: number,
     name: string,
-  ): Promise<{ code: BreakpointRequest; where: bigint }> {
+  ): Promise<Parts & { where: bigint }> {
     const symbol = this.session.symbols.find(name);
     let linear = symbol?.address;
     if (linear === undefined) {
@@ -157,7 +181,7 @@ export class Breakpoints {
         );
       }
     }
-    return { code: { id, linear, ...guards(wanted) }, where: linear };
+    return { codes: [{ id, linear, ...guards(wanted) }], where: linear };
   }
 
   private async number(text: string): Promise<bigint> {
@@ -299,7 +323,7 @@ export class Breakpoints {
         const answer: DebugProtocol.Breakpoint = { id, verified: true };
         if (where !== undefined) answer.instructionReference = codeAddress(where);
         if (line !== undefined) answer.line = line;
-        made.push({ entry: { id, group, answer, ...parts }, answer });
+        made.push({ entry: { id, group, ...parts }, answer });
       } catch (error) {
         made.push({ answer: { id, verified: false, message: error instanceof Error ? error.message : String(error) } });
       }
@@ -321,7 +345,7 @@ export class Breakpoints {
   async send(): Promise<Refusal[]> {
     const { engine } = this.session;
     const entries = this.entries();
-    const code = await engine.request("setBreakpoints", { list: entries.flatMap((e) => (e.code ? [e.code] : [])) });
+    const code = await engine.request("setBreakpoints", { list: entries.flatMap((e) => e.codes ?? []) });
     const watch = await engine.request("setWatchpoints", { list: entries.flatMap((e) => (e.watch ? [e.watch] : [])) });
     return [...code.refused, ...watch.refused, ...(await this.sendFilters())];
   }

@@ -5,6 +5,7 @@ import { TraceKind } from "../engine/trace";
 import type { CustomEvent, CustomEvents, NumberFormat } from "./custom-protocol";
 import type { EngineClient } from "./engine-client";
 import type { AdapterHost } from "./host";
+import type { LineTable } from "./symbols/line-table";
 import type { SymbolTable } from "./symbols/symbol-table";
 
 /** A request that was taken back. */
@@ -38,6 +39,7 @@ export interface SessionContext {
   /** @throws Error when no machine runs */
   readonly engine: EngineClient;
   readonly symbols: SymbolTable;
+  readonly lines: LineTable;
   /** Where the machine stands; null while it runs. */
   readonly stop: Stop | null;
   numbers: NumberFormat;

@@ -128,10 +128,13 @@ async function showStack(client: Client, root: string): Promise<void> {
   const { stackFrames } = await client.request("stackTrace", { threadId: 1, levels: 40 });
   for (const f of stackFrames as DebugProtocol.StackFrame[]) {
     if (f.presentationHint === "label") say(paint(33, `   -- ${f.name} --`));
-    else if (f.source) {
+    else if (f.source?.path && !f.instructionPointerReference) {
       const path = f.source.path?.startsWith("/") ? relative(root, f.source.path) : f.source.path;
       say(`   ${f.name.padEnd(32)} ${paint(2, `${path}:${f.line}`)}`);
-    } else say(`   ${f.name.padEnd(32)} ${paint(2, `guest ${f.instructionPointerReference}`)}`);
+    } else {
+      const place = f.source?.path ? `  ${relative(root, f.source.path)}:${f.line}` : "";
+      say(`   ${f.name.padEnd(32)} ${paint(2, `guest ${f.instructionPointerReference}${place}`)}`);
+    }
   }
 }
 
@@ -198,15 +201,16 @@ async function demonstrate(client: Client, image: string, root: string): Promise
     const { description } = await client.stop();
     const { stackFrames } = await client.request("stackTrace", { threadId: 1, levels: 1 });
     const [top] = stackFrames as DebugProtocol.StackFrame[];
-    const where = top.source ? `${top.name} (${top.source.name}:${top.line})` : `guest ${top.name}`;
-    say(`   ${(description ?? "next guest instruction").padEnd(52)} ${paint(2, where)}`);
+    const source = top.source ? ` (${top.source.name}:${top.line})` : "";
+    const where = `${top.instructionPointerReference ? "guest " : ""}${top.name}${source}`;
+    say(`   ${(description ?? "next guest instruction").padEnd(62)} ${paint(2, where)}`);
     if (!description) break;
   }
   await showCode(client);
 
   title("Step over goes straight to the next guest instruction");
   for (let i = 0; i < 3; i++) {
-    await client.request("next", { threadId: 1 });
+    await client.request("next", { threadId: 1, granularity: "instruction" });
     await client.stop();
     say(`   ${(await guestFrame(client)).name}`);
   }

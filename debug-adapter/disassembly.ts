@@ -7,6 +7,7 @@ import type { DebugProtocol } from "@vscode/debugprotocol";
 import type { CodeContext } from "../engine/debug/api";
 import type { CancelToken, Handlers, SessionContext } from "./context";
 import type { MemoryReference } from "./format";
+import type { GuestSources } from "./guest-sources";
 import { type CodeBits, disassembleBackward, disassembleForward, type Row, type Stretch } from "./instructions";
 import type { Memory } from "./memory";
 
@@ -32,6 +33,7 @@ export class Disassembly {
   constructor(
     private readonly session: SessionContext,
     private readonly memory: Memory,
+    private readonly guestSources: GuestSources,
   ) {}
 
   readonly handlers: Handlers = {
@@ -51,12 +53,9 @@ export class Disassembly {
     const before = skip < 0 ? await this.before(place, -skip, context, token) : [];
     const missing = Math.max(0, -skip - before.length);
     const after = await this.after(place, Math.max(0, count + skip), context, token);
-    const rows = [
-      ...Array.from({ length: Math.min(missing, count) }, () => PADDING),
-      ...before.map((row) => this.print(row)),
-      ...after.map((row) => this.print(row)),
-    ];
-    const instructions = skip > 0 ? after.slice(skip).map((row) => this.print(row)) : rows.slice(0, count);
+    const rows = [...before, ...after].slice(Math.max(0, skip), Math.max(0, skip) + count);
+    const printed = await Promise.all(rows.map((row) => this.print(row, reference.space === "gva")));
+    const instructions = [...Array.from({ length: missing }, () => PADDING), ...printed].slice(0, count);
     while (instructions.length < count) instructions.push(PADDING);
     return { instructions };
   }
@@ -128,13 +127,16 @@ export class Disassembly {
     return here?.offset === 0n ? `${withTarget.padEnd(COMMENT_COLUMN)}; ${here.symbol.name}:` : withTarget;
   }
 
-  private print(row: Row): DebugProtocol.DisassembledInstruction {
+  private async print(row: Row, linear: boolean): Promise<DebugProtocol.DisassembledInstruction> {
+    const place = linear ? await this.guestSources.place(row.address) : undefined;
+    const line = place && (this.session.client.linesStartAt1 ? place.line : place.line - 1);
     const symbol = this.session.symbols.describe(row.address);
     return {
       address: codeAddress(row.address),
       ...(row.bytes.length > 0 ? { instructionBytes: printBytes(row.bytes) } : {}),
       instruction: this.text(row),
       ...(symbol ? { symbol } : {}),
+      ...(place ? { location: place.source, line } : {}),
       ...(row.valid ? {} : { presentationHint: "invalid" as const }),
     };
   }

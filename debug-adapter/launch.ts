@@ -6,7 +6,9 @@ import { parseSize } from "./format";
 import type { AdapterHost } from "./host";
 import { type LaunchAttribute, launchSchema } from "./launch-schema";
 import { check, nearest } from "./schema";
+import { lineSections, readLines } from "./symbols/dwarf-line";
 import { readElf } from "./symbols/elf";
+import { LineTable } from "./symbols/line-table";
 import { SymbolTable } from "./symbols/symbol-table";
 
 export interface SymbolFile {
@@ -142,19 +144,31 @@ const isElf = (bytes: Uint8Array): boolean =>
   bytes[0] === 0x7f && bytes[1] === 0x45 && bytes[2] === 0x4c && bytes[3] === 0x46;
 
 /**
- * Symbols of the program (when it is an ELF file) and of the files the configuration names.
+ * Symbols and line tables of the program (when it is an ELF file) and of the files the configuration names.
  * @throws Error when a named file cannot be read; a program without usable symbols only warns
  */
 export async function readSymbols(
   configuration: LaunchConfiguration,
   program: Uint8Array,
   host: AdapterHost,
-): Promise<{ table: SymbolTable; warnings: string[] }> {
+): Promise<{ table: SymbolTable; lines: LineTable; warnings: string[] }> {
   const warnings: string[] = [];
   const table = new SymbolTable();
+  const lines = new LineTable();
+  const add = (path: string, bytes: Uint8Array, slide: bigint): void => {
+    const elf = readElf(bytes);
+    table.add(path, elf.symbols, slide);
+    const sections = lineSections(bytes, elf.sections);
+    if (!sections) return;
+    try {
+      lines.add(path, readLines(sections, elf.bits / 8), slide);
+    } catch (error) {
+      warnings.push(`No source lines from ${path}: ${error instanceof Error ? error.message : String(error)}.`);
+    }
+  };
   if (isElf(program)) {
     try {
-      table.add(configuration.program, readElf(program).symbols, 0n);
+      add(configuration.program, program, 0n);
     } catch (error) {
       warnings.push(
         `No symbols from ${configuration.program}: ${error instanceof Error ? error.message : String(error)}.`,
@@ -164,10 +178,10 @@ export async function readSymbols(
   for (const { path, slide } of configuration.symbols) {
     const bytes = await readFor("symbols", path, host);
     try {
-      table.add(path, readElf(bytes).symbols, slide);
+      add(path, bytes, slide);
     } catch (error) {
       throw new Error(`launch attribute "symbols": ${path}: ${error instanceof Error ? error.message : String(error)}`);
     }
   }
-  return { table, warnings };
+  return { table, lines, warnings };
 }

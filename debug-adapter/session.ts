@@ -3,7 +3,7 @@
  * Areas of the protocol live in their own files; this one owns the life of the session.
  */
 import type { DebugProtocol } from "@vscode/debugprotocol";
-import type { Ending, EngineEvent, LaunchRequest, Resume, Stop } from "../engine/debug/api";
+import type { AddressRange, Ending, EngineEvent, LaunchRequest, Resume, Stop } from "../engine/debug/api";
 import { TraceKind } from "../engine/trace";
 import { Breakpoints } from "./breakpoints";
 import { capabilities } from "./capabilities";
@@ -15,12 +15,14 @@ import { Dispatcher } from "./dispatcher";
 import { EngineClient } from "./engine-client";
 import { Evaluate } from "./evaluate";
 import { toBase64 } from "./format";
+import { GuestSources } from "./guest-sources";
 import type { AdapterHost } from "./host";
 import { type LaunchConfiguration, readImages, readSymbols, validateLaunch } from "./launch";
 import { Listings } from "./listings";
 import { Memory } from "./memory";
 import { ModelSources } from "./sources";
 import { Stack } from "./stack";
+import { LineTable } from "./symbols/line-table";
 import { SymbolTable } from "./symbols/symbol-table";
 import type { Receiver, Transport } from "./transport";
 import { Variables } from "./variables";
@@ -45,6 +47,7 @@ type Phase = "new" | "initialized" | "launched" | "running" | "over";
 export class DebugSession implements Receiver, SessionContext {
   numbers: NumberFormat = "hex";
   symbols = new SymbolTable();
+  lines = new LineTable();
   stop: Stop | null = null;
   client = {
     linesStartAt1: true,
@@ -57,6 +60,7 @@ export class DebugSession implements Receiver, SessionContext {
   private readonly memory = new Memory(this);
   private readonly sources: ModelSources;
   private readonly listings: Listings;
+  private readonly guestSources = new GuestSources(this);
   private readonly stack: Stack;
   private readonly variables: Variables;
   private readonly breakpoints: Breakpoints;
@@ -75,9 +79,9 @@ export class DebugSession implements Receiver, SessionContext {
     readonly host: AdapterHost,
   ) {
     this.sources = new ModelSources(host);
-    const disassembly = new Disassembly(this, this.memory);
+    const disassembly = new Disassembly(this, this.memory, this.guestSources);
     this.listings = new Listings(this, disassembly);
-    this.stack = new Stack(this, this.memory, this.sources, this.listings);
+    this.stack = new Stack(this, this.memory, this.sources, this.listings, this.guestSources);
     this.variables = new Variables(this, this.stack, this.memory);
     this.breakpoints = new Breakpoints(this, this.memory, this.variables, this.listings);
     const evaluate = new Evaluate(this, this.stack, this.variables, this.memory, disassembly);
@@ -164,7 +168,10 @@ export class DebugSession implements Receiver, SessionContext {
         await this.resume({ kind: "continue" });
         return { allThreadsContinued: true };
       },
-      next: (args: DebugProtocol.NextArguments) => this.step({ kind: "next", vcpu: vcpuOf(args.threadId) }),
+      next: async (args: DebugProtocol.NextArguments) => {
+        const vcpu = vcpuOf(args.threadId);
+        return this.step({ kind: "next", vcpu, ...(await this.lineRange(vcpu, args.granularity)) });
+      },
       stepIn: (args: DebugProtocol.StepInArguments) => this.stepIn(args),
       stepOut: (args: DebugProtocol.StepOutArguments) => this.step({ kind: "stepOut", vcpu: vcpuOf(args.threadId) }),
       stepInTargets: async () => ({ targets: this.stepInTargets() }),
@@ -175,7 +182,9 @@ export class DebugSession implements Receiver, SessionContext {
       gotoTargets: (args: DebugProtocol.GotoTargetsArguments) => this.gotoTargets(args),
       goto: (args: DebugProtocol.GotoArguments) => this.goto(args),
       source: (args: DebugProtocol.SourceArguments) => this.source(args),
-      loadedSources: async () => ({ sources: await this.sources.loaded() }),
+      loadedSources: async () => ({
+        sources: [...(await this.guestSources.loaded()), ...(await this.sources.loaded())],
+      }),
     };
   }
 
@@ -216,6 +225,8 @@ export class DebugSession implements Receiver, SessionContext {
       const symbols = await readSymbols(configuration, request.image.bytes, this.host);
       for (const warning of symbols.warnings) this.output(warning, "important");
       this.symbols = symbols.table;
+      this.lines = symbols.lines;
+      this.guestSources.forget();
       await this.startEngine(request);
     });
   }
@@ -338,11 +349,23 @@ export class DebugSession implements Receiver, SessionContext {
     return undefined;
   }
 
-  private stepIn(args: DebugProtocol.StepInArguments): Promise<undefined> {
+  /** The source line to stay in, unless instructions are stepped or the code has no source to show. */
+  private async lineRange(
+    vcpu: number,
+    granularity: DebugProtocol.SteppingGranularity | undefined,
+  ): Promise<{ range?: AddressRange }> {
+    if (granularity === "instruction" || !this.stop || this.stop.traceKind !== 0) return {};
+    const { linear } = await this.engine.request("codeContext", { vcpu });
+    const range = this.lines.lineAround(linear);
+    return range && (await this.guestSources.place(linear)) ? { range } : {};
+  }
+
+  private async stepIn(args: DebugProtocol.StepInArguments): Promise<undefined> {
     const vcpu = vcpuOf(args.threadId);
     const target = args.targetId === undefined ? undefined : STEP_TARGETS[args.targetId - 1];
     if (args.targetId !== undefined && !target) throw new Error(`there is no step-in target ${args.targetId}`);
-    return this.step({ kind: "stepIn", vcpu, ...(target ? { stages: target.stages } : {}) });
+    const range = target ? {} : await this.lineRange(vcpu, args.granularity);
+    return this.step({ kind: "stepIn", vcpu, ...range, ...(target ? { stages: target.stages } : {}) });
   }
 
   private stepInTargets(): DebugProtocol.StepInTarget[] {
@@ -484,13 +507,20 @@ export class DebugSession implements Receiver, SessionContext {
     args: DebugProtocol.GotoTargetsArguments,
   ): Promise<DebugProtocol.GotoTargetsResponse["body"]> {
     const first = this.client.linesStartAt1 ? 0 : 1;
-    const found = this.listings.addressAt(args.source, args.line + first);
+    const found = this.listings.isListing(args.source)
+      ? this.listings.addressAt(args.source, args.line + first)
+      : this.firstAddress(args.source, args.line + first);
     if (!found) return { targets: [] };
     const id = this.gotoAddresses.push(found.address);
     const label = this.symbols.describe(found.address) || codeAddress(found.address);
     return {
       targets: [{ id, label, line: found.line - first, instructionPointerReference: codeAddress(found.address) }],
     };
+  }
+
+  private firstAddress(source: DebugProtocol.Source, line: number): { address: bigint; line: number } | undefined {
+    const found = this.lines.addressesOf(source.path ?? "", line);
+    return found && { address: found.addresses[0], line: found.line };
   }
 
   /** Sets RIP, so that the thread goes on at a target. */

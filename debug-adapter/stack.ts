@@ -6,6 +6,7 @@ import type { DebugProtocol } from "@vscode/debugprotocol";
 import { type Handlers, headlineOf, type SessionContext, threadOf, vcpuOf } from "./context";
 import { codeAddress } from "./disassembly";
 import { hex } from "./format";
+import type { GuestSources } from "./guest-sources";
 import type { Listings } from "./listings";
 import type { Memory } from "./memory";
 import type { MappedFrame, ModelSources } from "./sources";
@@ -32,6 +33,7 @@ export class Stack {
     private readonly memory: Memory,
     private readonly sources: ModelSources,
     private readonly listings: Listings,
+    private readonly guestSources: GuestSources,
   ) {}
 
   readonly handlers: Handlers = {
@@ -93,10 +95,19 @@ export class Stack {
     if (stop && stop.vcpu === vcpu && stop.modelFrames.length > 0) frames.push(this.label(vcpu, headlineOf(stop)));
     for (const [i, frame] of guest.entries()) {
       if (frame.interrupted) frames.push(this.label(vcpu, "interrupted"));
-      const place = i < MAX_LISTED ? await this.listings.place(frame.linear, context) : undefined;
+      const isReturn = frame.slot !== null && !frame.interrupted;
+      const place =
+        (await this.guestSources.place(isReturn ? frame.linear - 1n : frame.linear)) ??
+        (i < MAX_LISTED ? await this.listings.place(frame.linear, context) : undefined);
       frames.push({
-        ...this.guestFrame(vcpu, frame.linear, frame.slot !== null && !frame.interrupted),
-        ...(place ? { source: place.source, line: this.lineOut(place.line) } : {}),
+        ...this.guestFrame(vcpu, frame.linear, isReturn),
+        ...(place
+          ? {
+              source: place.source,
+              line: this.lineOut(place.line),
+              column: this.session.client.columnsStartAt1 ? 1 : 0,
+            }
+          : {}),
       });
     }
     return frames;

@@ -101,6 +101,8 @@ export class FrameReader {
       message = JSON.parse(decoder.decode(body));
     } catch (error) {
       this.receiver.malformed(`the body is not JSON: ${error instanceof Error ? error.message : String(error)}`);
+      // If the length was wrong, what is left of this message is no second mistake.
+      this.skipping = true;
       return true;
     }
     this.receiver.message(message);

@@ -14,7 +14,15 @@ export interface LineRow {
 }
 
 /** Standard opcodes (6.2.5.2), extended opcodes (6.2.5.3), and content types of DWARF 5 headers (6.2.4.1). */
-const Op = { COPY: 1, ADVANCE_PC: 2, ADVANCE_LINE: 3, SET_FILE: 4, NEGATE: 6, CONST_ADD_PC: 8, FIXED_ADVANCE_PC: 9 } as const;
+const Op = {
+  COPY: 1,
+  ADVANCE_PC: 2,
+  ADVANCE_LINE: 3,
+  SET_FILE: 4,
+  NEGATE: 6,
+  CONST_ADD_PC: 8,
+  FIXED_ADVANCE_PC: 9,
+} as const;
 const Extended = { END_SEQUENCE: 1, SET_ADDRESS: 2 } as const;
 const Content = { PATH: 1, DIRECTORY: 2 } as const;
 /** Forms that header entries use (7.5.6). */
@@ -73,7 +81,13 @@ class Cursor {
     this.take(length);
   }
   unsigned(size: number): bigint {
-    return size === 8 ? this.u64() : size === 4 ? BigInt(this.u32()) : size === 2 ? BigInt(this.u16()) : BigInt(this.u8());
+    return size === 8
+      ? this.u64()
+      : size === 4
+        ? BigInt(this.u32())
+        : size === 2
+          ? BigInt(this.u16())
+          : BigInt(this.u8());
   }
   uleb(): number {
     let value = 0;
@@ -162,7 +176,13 @@ export function readLines(sections: LineSections, addressSize: number): LineRow[
   return rows;
 }
 
-function readUnit(unit: Cursor, offsetSize: number, addressSize: number, sections: LineSections, rows: LineRow[]): void {
+function readUnit(
+  unit: Cursor,
+  offsetSize: number,
+  addressSize: number,
+  sections: LineSections,
+  rows: LineRow[],
+): void {
   const version = unit.u16();
   if (version < 2 || version > 5) return;
   let size = addressSize;
@@ -243,7 +263,10 @@ function formValue(unit: Cursor, form: number, offsetSize: number, sections: Lin
       return unit.text();
     case Form.LINE_STRP:
     case Form.STRP: {
-      const strings = new Cursor(form === Form.STRP ? sections.strings : sections.lineStrings, "the line table's strings");
+      const strings = new Cursor(
+        form === Form.STRP ? sections.strings : sections.lineStrings,
+        "the line table's strings",
+      );
       strings.at = Number(unit.unsigned(offsetSize));
       return strings.text();
     }

@@ -7,8 +7,13 @@ export interface LineRange {
   readonly to: bigint;
   readonly file: string;
   readonly line: number;
-  /** A good place to stop: the compiler says a statement begins here. */
-  readonly isStatement: boolean;
+}
+
+/** A good place to stop: the compiler says a statement begins here. Several lines may begin at one address. */
+interface Statement {
+  readonly address: bigint;
+  readonly file: string;
+  readonly line: number;
 }
 
 const baseName = (path: string): string => path.slice(Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\")) + 1);
@@ -24,22 +29,31 @@ function sharedParts(a: string, b: string): number {
 
 export class LineTable {
   private ranges: LineRange[] = [];
+  private statements: Statement[] = [];
+  /** ELF file each source name was found in. */
+  private readonly origins = new Map<string, string>();
 
-  /** @param slide added to every address */
-  add(rows: readonly LineRow[], slide: bigint): void {
+  /**
+   * @param origin the ELF file's path
+   * @param slide added to every address
+   */
+  add(origin: string, rows: readonly LineRow[], slide: bigint): void {
     const added: LineRange[] = [];
     for (let i = 0; i + 1 < rows.length; i++) {
       const { address, file, line, isStatement, end } = rows[i];
       const next = rows[i + 1];
       // A linker leaves the sequences of discarded sections at address 0.
-      if (end || next.address <= address || file === "" || line === 0 || address === 0n) continue;
-      added.push({ from: address + slide, to: next.address + slide, file, line, isStatement });
+      if (end || file === "" || line === 0 || address === 0n) continue;
+      this.origins.set(file, origin);
+      if (isStatement) this.statements.push({ address: address + slide, file, line });
+      if (next.address > address) added.push({ from: address + slide, to: next.address + slide, file, line });
     }
     this.ranges = [...this.ranges, ...added].sort((a, b) => (a.from < b.from ? -1 : a.from > b.from ? 1 : 0));
   }
 
-  get empty(): boolean {
-    return this.ranges.length === 0;
+  /** The ELF file whose line table names a source. */
+  originOf(file: string): string | undefined {
+    return this.origins.get(file);
   }
 
   /** The line an address belongs to. */
@@ -70,35 +84,33 @@ export class LineTable {
 
   /** Names of files in the tables that a client's path can mean: the best match of trailing path parts. */
   private filesLike(path: string): ReadonlySet<string> {
-    const names = new Set(this.ranges.map((r) => r.file).filter((f) => baseName(f) === baseName(path)));
-    const best = Math.max(0, ...[...names].map((n) => sharedParts(n, path)));
-    return new Set([...names].filter((n) => sharedParts(n, path) === best));
+    const names = this.files.filter((f) => baseName(f) === baseName(path));
+    const best = Math.max(0, ...names.map((n) => sharedParts(n, path)));
+    return new Set(names.filter((n) => sharedParts(n, path) === best));
   }
 
   /**
-   * Where to stop for a line of a source: the first address of each piece of the line, or of the nearest line below it that
+   * Where to stop for a line of a source: everywhere a statement of the line begins, or of the nearest line below it that
    * has code.
    */
   addressesOf(path: string, line: number): { line: number; addresses: readonly bigint[] } | undefined {
     const files = this.filesLike(path);
-    const there = this.ranges.filter((r) => files.has(r.file) && r.isStatement && r.line >= line);
+    const there = this.statements.filter((s) => s.line >= line && files.has(s.file));
     if (there.length === 0) return undefined;
-    const actual = there.reduce((least, r) => Math.min(least, r.line), Number.MAX_SAFE_INTEGER);
-    const pieces = there.filter((r) => r.line === actual);
-    // Pieces that follow one another are one place; the others are copies (inlining, loop headers): each is one.
-    const starts = pieces.filter((r, i) => i === 0 || pieces[i - 1].to !== r.from).map((r) => r.from);
-    return { line: actual, addresses: starts };
+    const actual = there.reduce((least, s) => Math.min(least, s.line), Number.MAX_SAFE_INTEGER);
+    const starts = new Set(there.filter((s) => s.line === actual).map((s) => s.address));
+    return { line: actual, addresses: [...starts].sort((a, b) => (a < b ? -1 : 1)) };
   }
 
   /** Lines with code between two lines of a source, both included. */
   linesOf(path: string, from: number, to: number): number[] {
     const files = this.filesLike(path);
-    const lines = this.ranges.filter((r) => files.has(r.file) && r.isStatement && r.line >= from && r.line <= to);
-    return [...new Set(lines.map((r) => r.line))].sort((a, b) => a - b);
+    const lines = this.statements.filter((s) => s.line >= from && s.line <= to && files.has(s.file));
+    return [...new Set(lines.map((s) => s.line))].sort((a, b) => a - b);
   }
 
   /** Every file that code came from. */
   get files(): readonly string[] {
-    return [...new Set(this.ranges.map((r) => r.file))];
+    return [...this.origins.keys()];
   }
 }

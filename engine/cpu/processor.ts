@@ -2,7 +2,7 @@
  * One logical processor: the run loop around the tiers, exceptions and events at instruction boundaries, the slow road for
  * accesses that generated code does not make itself, and the debugger's stops.
  */
-import type { VirtualClock } from "../clock";
+import { NANOSECONDS_PER_INSTRUCTION, type VirtualClock } from "../clock";
 import type { PhysicalMemory } from "../memory/physical";
 import { TraceKind, type Tracer } from "../trace";
 import { type Binder, type CodeContexts, VcpuCode } from "./code/code-cache";
@@ -43,6 +43,9 @@ import type { VmxUnit } from "./vmx/unit";
 
 /** Longest stay in generated code: V8 replaces running code only between calls. */
 const LONGEST_SLICE = 1_000_000;
+
+/** Turns of the run loop without a retired instruction after which it comes back. */
+const MAX_IDLE_TURNS = 10_000;
 
 /** A tier that runs records: tier 0 (interpreter/tier0.ts). */
 export interface Tier extends Binder {
@@ -157,7 +160,13 @@ export class Processor implements Cpu {
 
   run(instructions: number): RunExit {
     const last = this.own.retired + instructions;
+    let before = this.own.retired;
+    let idleTurns = 0;
     for (;;) {
+      // A program whose exception handler faults at once never retires anything: others must have their turn all the same.
+      idleTurns = this.own.retired === before ? idleTurns + 1 : 0;
+      if (idleTurns > MAX_IDLE_TURNS) return RunExit.SLICE;
+      before = this.own.retired;
       if (this.own.retired >= this.stopAt) this.hitStep();
       if (this.trace.armed & TraceKind.Poll) {
         this.trace.hit({ kind: TraceKind.Poll, vcpu: this.id, text: "", detail: {} });
@@ -248,6 +257,7 @@ export class Processor implements Cpu {
           record = this.code.locate();
           // A BREAK that has been looked at at this very boundary does not stop again.
           if (atBreak === state.rip && this.keyOf(record) === Key.BREAK) record += RECORD_SIZE;
+          if (slowly && this.keyOf(record) === Key.CROSS) record = this.code.crossing(record);
         } catch (e) {
           if (!(e instanceof CpuFault)) throw e;
           this.fault(e);
@@ -306,7 +316,7 @@ export class Processor implements Cpu {
     let record = this.code.locate();
     if (this.keyOf(record) === Key.BREAK) record += RECORD_SIZE;
     if (this.regions) record = this.regions.originalOf(record);
-    return this.keyOf(record) === Key.CROSS ? this.code.putTogether() : record;
+    return this.keyOf(record) === Key.CROSS ? this.code.crossing(record) : record;
   }
 
   /** After a MISS: the record of an instruction that crosses a page's end, 0 for anything else, -1 after a fault. */
@@ -314,7 +324,7 @@ export class Processor implements Cpu {
     try {
       let record = this.code.locate();
       if (this.keyOf(record) === Key.BREAK) record += RECORD_SIZE;
-      return this.keyOf(record) === Key.CROSS ? this.code.putTogether() : 0;
+      return this.keyOf(record) === Key.CROSS ? this.code.crossing(record) : 0;
     } catch (e) {
       if (!(e instanceof CpuFault)) throw e;
       this.fault(e);
@@ -489,6 +499,8 @@ export class Processor implements Cpu {
   /** Delivers an exception; RIP is at the faulting instruction. @throws VmExitTaken */
   private fault(fault: CpuFault): void {
     this.wantsAttention = true;
+    // Delivery takes time, so that a program that does nothing but fault still sees its timers fire.
+    this.clock.pass(NANOSECONDS_PER_INSTRUCTION);
     deliverFault(this, fault);
   }
 

@@ -66,18 +66,24 @@ export interface Refusal {
   readonly message: string;
 }
 
+/** Linear addresses [from, to): a source line that a step should not stop in again. */
+export interface AddressRange {
+  readonly from: bigint;
+  readonly to: bigint;
+}
+
 /** How to go on from a stop. */
 export type Resume =
   /** The first run: a breakpoint at the entry point stops at once. */
   | { readonly kind: "start" }
   | { readonly kind: "continue" }
   /** To the next guest instruction of `vcpu`, over VM exits, calls, repeats and interrupts. */
-  | { readonly kind: "next"; readonly vcpu: number }
+  | { readonly kind: "next"; readonly vcpu: number; readonly range?: AddressRange }
   /**
    * One instruction, or one stage of a VM exit when it takes one. `stages` is a set of TraceKind bits that count as a
    * stage; without it all stages of an exit do.
    */
-  | { readonly kind: "stepIn"; readonly vcpu: number; readonly stages?: number }
+  | { readonly kind: "stepIn"; readonly vcpu: number; readonly stages?: number; readonly range?: AddressRange }
   /** To the return of the current function; from inside an exit: back to the guest. */
   | { readonly kind: "stepOut"; readonly vcpu: number };
 

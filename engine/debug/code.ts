@@ -68,7 +68,7 @@ export interface CodeAt {
   readonly length: number;
   /** Comes back behind itself after running something else: CALL, INT, repeated string instruction, HLT, SYSCALL. */
   readonly returns: boolean;
-  /** Enters code of its own choosing by itself: CALL or software interrupt. */
+  /** RET, far RET or IRET. */
   readonly isReturn: boolean;
 }
 

@@ -8,11 +8,12 @@
  * - step in: an instruction that exits shows the way: exit, handler, MMU fault, userspace exit, device, VM entry, and
  *   then the guest's next instruction.
  * - step over: straight to the next guest instruction, over exits, calls, repeated string instructions, INT, HLT.
+ *   Both may be given the addresses of a source line to stay in.
  * - step out: to the return address of the current function; from inside an exit, back to the guest.
  */
 import type { Machine } from "../machine/machine";
 import { TraceKind, type TracePoint } from "../trace";
-import type { Resume } from "./api";
+import type { AddressRange, Resume } from "./api";
 import { codeContext, instructionAt, vectorTarget } from "./code";
 import type { SymbolIndex } from "./symbols";
 import { unwind } from "./unwind";
@@ -53,12 +54,15 @@ export class Step {
   private target: Goal | null = null;
   private readonly stages: number;
   /** Where the step began when it began at an instruction; null when it began inside an exit. */
-  private readonly start: { readonly linear: bigint; readonly stack: bigint } | null;
+  private start: { readonly linear: bigint; readonly stack: bigint } | null;
   /** A call-like instruction is being stepped over: what happens inside does not matter. */
-  private readonly within: boolean;
+  private within = false;
   /** An exit that has nothing to do with the stepped instruction is being handled. */
   private asynchronous = false;
   readonly vcpu: number;
+  /** A source line: the step goes on for as long as it arrives in there. */
+  private readonly range: AddressRange | null;
+  private readonly over: boolean;
   /** The hypervisor is the KVM model, so that an exit has stages and comes back to the guest by itself. */
   private readonly modelled: boolean;
 
@@ -79,7 +83,8 @@ export class Step {
     const here = this.here();
     const inWorlds = at !== null && at.vcpu === resume.vcpu && this.changedWorlds(at);
     this.start = inExit ? null : here;
-    this.within = false;
+    this.range = "range" in resume ? (resume.range ?? null) : null;
+    this.over = resume.kind === "next";
     if (inExit) {
       if (at.kind === TraceKind.VmEntry) this.enterGuest();
       return;
@@ -103,12 +108,25 @@ export class Step {
       this.setGoal({ linear: back.linear, stack: back.interrupted ? null : back.slot + 1n });
       return;
     }
-    const context = codeContext(machine.vcpus[resume.vcpu]);
-    const code = instructionAt(machine, resume.vcpu, here.linear, context.bits);
-    if (resume.kind === "next" && code?.returns) {
-      this.within = true;
-      this.setGoal({ linear: here.linear + BigInt(code.length), stack: here.stack });
-    } else this.count();
+    this.stepInstruction();
+  }
+
+  /** From an instruction boundary: over the instruction, or into whatever it does. */
+  private stepInstruction(): void {
+    const { machine } = this.environment;
+    const context = codeContext(machine.vcpus[this.vcpu]);
+    this.start = { linear: context.linear, stack: context.stack };
+    const code = instructionAt(machine, this.vcpu, context.linear, context.bits);
+    this.within = this.over && code?.returns === true;
+    if (this.within && code) this.setGoal({ linear: context.linear + BigInt(code.length), stack: context.stack });
+    else this.count();
+  }
+
+  /** The next instruction has been reached. @returns whether the step is over, or goes on within its source line */
+  private arrived(linear: bigint): boolean {
+    if (!this.range || linear < this.range.from || linear >= this.range.to) return true;
+    this.stepInstruction();
+    return false;
   }
 
   /** TraceKind bits to listen to. */
@@ -171,13 +189,13 @@ export class Step {
   }
 
   private onInstruction(point: TracePoint): boolean {
-    if (point.detail.cause === "step") return !this.within && this.target === null;
-    if (point.detail.cause !== "breakpoint" || !this.target) return false;
     const here = this.here();
+    if (point.detail.cause === "step") return !this.within && this.target === null && this.arrived(here.linear);
+    if (point.detail.cause !== "breakpoint" || !this.target) return false;
     if (here.linear !== this.target.linear) return false;
     if (this.target.stack !== null && here.stack < this.target.stack) return false;
     const again = this.start !== null && here.linear === this.start.linear && here.stack === this.start.stack;
-    if (!again) return true;
+    if (!again) return this.arrived(here.linear);
     // Back from an interrupt before the stepped instruction ran: now step it.
     this.count();
     return false;

@@ -10,7 +10,7 @@ import type { Accelerator, AccelOutside } from "./accel";
 import { KvmAccelerator } from "./accel-kvm";
 import { NoAccelerator } from "./accel-none";
 import { type MachineConfig, MachineError } from "./config";
-import { loadImage } from "./loaders/detect";
+import { loadImage } from "./loaders/load";
 import type {
   AddressSpace,
   Ending,

@@ -47,8 +47,8 @@ function guest(name: string, bytes: Uint8Array): string {
 }
 const flat = ["--load-address", "0x7c00", "--memory", "4M"];
 
-describe("hyperstep", () => {
-  test("--help tells the options and exit statuses, --version the version", async () => {
+describe.concurrent("hyperstep", () => {
+  test("--help tells the options and exit statuses, --version the version", async ({ expect }) => {
     const help = await hyperstep(["--help"]);
     expect([help.status, help.err]).toEqual([0, ""]);
     expect(help.out).toMatch(/--accel none\|vmx/);
@@ -70,33 +70,33 @@ describe("hyperstep", () => {
     expect(err).toMatch(/^hyperstep: [^\n]+\nSee: hyperstep --help\n$/);
   });
 
-  test("a bad image: status 2 and one line that names it and the mend", async () => {
+  test("a bad image: status 2 and one line that names it and the mend", async ({ expect }) => {
     const { status, err } = await hyperstep(["run", guest("text.txt", new TextEncoder().encode("hello, world"))]);
     expect(status).toBe(2);
     expect(err).toMatch(/^hyperstep: text\.txt: [^\n]+--load-address[^\n]+\n$/);
   });
 });
 
-describe("hyperstep run: exit status", () => {
-  test("(code << 1) | 1 for a write to port 0xf4", async () => {
+describe.concurrent("hyperstep run: exit status", () => {
+  test("(code << 1) | 1 for a write to port 0xf4", async ({ expect }) => {
     expect((await hyperstep(["run", ...flat, guest("exit", debugExit(0x2a))])).status).toBe(85);
   });
-  test("0 on power-off", async () => {
+  test("0 on power-off", async ({ expect }) => {
     expect((await hyperstep(["run", ...flat, guest("off", powerOff)])).status).toBe(0);
   });
-  test("3 on a triple fault, its cause on standard error", async () => {
+  test("3 on a triple fault, its cause on standard error", async ({ expect }) => {
     const { status, err } = await hyperstep(["run", ...flat, guest("triple", tripleFault)]);
     expect(status).toBe(3);
     expect(err).toMatch(/^hyperstep: triple fault on vCPU 0: .+\n$/);
   });
-  test("4 when all processors halt for good", async () => {
+  test("4 when all processors halt for good", async ({ expect }) => {
     expect((await hyperstep(["run", ...flat, guest("halt", deadHalt)])).status).toBe(4);
   });
-  test("124 on time-out, also while the guest waits for input", async () => {
+  test("124 on time-out, also while the guest waits for input", async ({ expect }) => {
     const loop = guest("loop", Uint8Array.from([0xeb, 0xfe]));
     expect((await hyperstep(["run", ...flat, "--timeout", "0.2", loop])).status).toBe(124);
   });
-  test("0 after --max-instructions, exactly so many", async () => {
+  test("0 after --max-instructions, exactly so many", async ({ expect }) => {
     const stats = join(folder, "max.json");
     const loop = guest("loop2", Uint8Array.from([0xeb, 0xfe]));
     const { status } = await hyperstep(["run", ...flat, "--max-instructions", "12345", "--stats", stats, loop]);
@@ -105,15 +105,15 @@ describe("hyperstep run: exit status", () => {
   });
 });
 
-describe("hyperstep run: input and output", () => {
-  test("standard input is typed at the serial port, its output is standard output", async () => {
+describe.concurrent("hyperstep run: input and output", () => {
+  test("standard input is typed at the serial port, its output is standard output", async ({ expect }) => {
     const { status, out, err } = await hyperstep(["run", ...flat, guest("echo", serialEcho)], "hello q");
     expect([status, out, err]).toEqual([11, "hello ", ""]);
   });
-  test("a guest that waits for input when there is none any more is dead", async () => {
+  test("a guest that waits for input when there is none any more is dead", async ({ expect }) => {
     expect((await hyperstep(["run", ...flat, guest("echo2", serialEcho)], "abc")).status).toBe(4);
   });
-  test("--stats has instructions, cpu seconds and exits", async () => {
+  test("--stats has instructions, cpu seconds and exits", async ({ expect }) => {
     const stats = join(folder, "stats.json");
     await hyperstep(["run", ...flat, "--accel", "vmx", "--stats", stats, guest("ticks", pitTicks(0xf4))]);
     const figures = JSON.parse(readFileSync(stats, "utf8"));
@@ -121,7 +121,7 @@ describe("hyperstep run: input and output", () => {
     expect(figures.cpuSeconds).toBeGreaterThan(0);
     expect(figures.exits.IO_INSTRUCTION).toBeGreaterThan(10);
   });
-  test("--trace exits writes one line for every VM exit", async () => {
+  test("--trace exits writes one line for every VM exit", async ({ expect }) => {
     const stats = join(folder, "trace.json");
     const args = ["run", ...flat, "--accel", "vmx", "--trace", "exits", "--stats", stats];
     const { status, err } = await hyperstep([...args, guest("traced", debugExit(0))]);
@@ -131,7 +131,7 @@ describe("hyperstep run: input and output", () => {
     expect(err.trim().split("\n")).toHaveLength(total);
     expect(err).toMatch(/IO_INSTRUCTION.*0xf4/);
   });
-  test("a file for --stats that cannot be written is a usage error", async () => {
+  test("a file for --stats that cannot be written is a usage error", async ({ expect }) => {
     const { status, err } = await hyperstep([
       "run",
       ...flat,

@@ -185,6 +185,55 @@ test("the bare machine: from real entry to long mode, breakpoints of every kind"
   await expect(await s.end()).toMatchFileSnapshot(golden("bare-machine"));
 });
 
+test("source lines: breakpoints, steps over lines, stacks with files, jumps", async () => {
+  const s = session();
+  const path = join(root, "samples", "hello-guest", "main.c");
+  const text = readFileSync(path, "utf8").split("\n");
+  const lineOf = (code: string): number => text.findIndex((line) => line.includes(code)) + 1;
+  const show = ({ breakpoints }: Any): string =>
+    breakpoints.map((b: Any) => (b.verified ? text[b.line - 1].trim() : `refused: ${b.message}`)).join("\n");
+  const where = async (): Promise<void> => {
+    const { source, line } = await s.guestFrame();
+    s.lines.push(`@ ${source.name}: ${text[line - 1].trim()}`);
+  };
+  const serial = { program: hello, accel: "vmx", memory: "64M", serial: "console" };
+  const breakpoints = [{ line: lineOf("interrupts_init();") }, { line: lineOf("ticks++;") }, { line: 100_000 }];
+  await s.begin(serial, async () => {
+    const response = await s.client.request("setBreakpoints", { source: { path }, breakpoints });
+    s.lines.push(
+      "> setBreakpoints in main.c",
+      ...show(response)
+        .split("\n")
+        .map((line) => `< ${line}`),
+    );
+    const other = await s.client.request("setBreakpoints", {
+      source: { path: "/tmp/none.c" },
+      breakpoints: [{ line: 1 }],
+    });
+    s.lines.push(`< ${other.breakpoints[0].message}`);
+  });
+  await s.event("stopped");
+  await where();
+  for (let i = 0; i < 4; i++) {
+    await s.ask("next", { threadId: 1 });
+    await s.event("stopped");
+    await where();
+  }
+  await s.go("continue");
+  await where();
+  const { stackFrames } = await s.client.request("stackTrace", { threadId: 1 });
+  for (const frame of stackFrames)
+    s.lines.push(`  ${frame.name.replace(/\+.*/, "")} ${frame.source?.name ?? ""}`.trimEnd());
+  await s.ask("setBreakpoints", { source: { path: "main.c" }, breakpoints: [] });
+  await s.ask("loadedSources", undefined, ({ sources }) =>
+    sources
+      .filter((x: Any) => !x.path.includes("engine"))
+      .map((x: Any) => x.name)
+      .join(", "),
+  );
+  await expect(await s.end()).toMatchFileSnapshot(golden("source-lines"));
+});
+
 test("life: pause while running, restart, terminate while stopped inside an exit", async () => {
   const s = session();
   await s.begin({ program: hello, accel: "vmx", memory: "64M", append: "interactive" });

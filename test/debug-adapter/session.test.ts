@@ -181,6 +181,10 @@ describe("malformed messages give one error and do not end the session", () => {
   test("a body that is no JSON", async () => {
     expect(await bad(framed("{nonsense"))).toContain("the body is not JSON");
   });
+  test("a length that is too short: the rest of the message is not a second mistake", async () => {
+    const body = '{"seq":1,"type":"request","command":"threads"}';
+    expect(await bad(`Content-Length: ${body.length - 9}\r\n\r\n${body}`)).toContain("the body is not JSON");
+  });
   test("a body that is no object", async () => {
     expect(await bad(framed("[1]"))).toContain("must be a JSON object");
   });

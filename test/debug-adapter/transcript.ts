@@ -45,7 +45,8 @@ export class Session {
 
   /** Asks for something that runs the guest, and waits for the stop. */
   async go(command: string, args: object = {}): Promise<Message> {
-    await this.ask(command, { threadId: 1, ...args });
+    const granularity = command === "next" || command === "stepIn" ? { granularity: "instruction" } : {};
+    await this.ask(command, { threadId: 1, ...granularity, ...args });
     return this.event("stopped");
   }
 
@@ -63,7 +64,8 @@ export class Session {
       stackFrames
         .map((f: Any) => {
           if (f.presentationHint === "label") return `-- ${f.name} --`;
-          if (f.instructionPointerReference) return `${f.name}  [guest ${f.instructionPointerReference}]`;
+          const place = f.source?.path ? ` ${f.source.name}:${f.line}` : "";
+          if (f.instructionPointerReference) return `${f.name}  [guest ${f.instructionPointerReference}${place}]`;
           return `${f.name}  [${f.source.name}]`;
         })
         .join("\n"),

@@ -2,8 +2,9 @@ import { describe, expect, test } from "vitest";
 import { Gpr } from "../../engine/cpu/state";
 import { type MachineConfig, MachineError } from "../../engine/machine/config";
 import type { EntryState } from "../../engine/machine/entry-state";
-import { detectImage, loadImage } from "../../engine/machine/loaders/detect";
+import { detectImage } from "../../engine/machine/loaders/detect";
 import type { LoadContext } from "../../engine/machine/loaders/image";
+import { loadImage } from "../../engine/machine/loaders/load";
 import { bzImage, context, elf, multibootHeader, stream } from "./images";
 
 const MIB = 1024 * 1024;
@@ -177,7 +178,7 @@ describe("multiboot without ELF", () => {
   test("a header with a wrong checksum is no header", () => {
     const bytes = flat([0x100000, 0x100000, 0, 0, 0x100020]);
     bytes[8] ^= 1;
-    expect(detectImage({ name: "x", bytes })).toBe("flat");
+    expect(detectImage(bytes)).toBe("flat");
   });
 });
 

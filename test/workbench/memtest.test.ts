@@ -67,8 +67,6 @@ describe("Debian's memtest86+ as a KVM guest in the real workbench", () => {
     await workbench.untick("VM exit: IO_INSTRUCTION");
     await workbench.toolbar("continue");
     await workbench.terminalShows("Status: Testing", 120_000);
-    await workbench.page.keyboard.press("Control+J");
-    await workbench.command("Terminal: Focus Terminal");
     await workbench.page.waitForTimeout(3000);
     await workbench.screenshot("testing");
     expect(await workbench.terminalText()).toMatch(/Errors: 0/);

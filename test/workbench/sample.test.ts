@@ -94,7 +94,9 @@ describe("the sample guest, stopped at a VM exit", () => {
     await workbench.onlyPanes("Call Stack");
     for (let i = 0; i < 3; i++) {
       await workbench.step("step-over");
-      expect((await workbench.frames()).some((f) => f.startsWith("vcpuEnterGuest"))).toBe(false);
+      const frames = await workbench.frames();
+      const inModel = frames.some((f) => f.startsWith("vcpuEnterGuest"));
+      expect(inModel, `${await workbench.status()}\n${frames.join("\n")}`).toBe(false);
     }
   });
 

@@ -34,7 +34,7 @@ export async function showsVmcs(workbench: Workbench): Promise<void> {
   const reason = await workbench.row("VMCS", /VM_EXIT_REASON = 0x1e/);
   expect(await reason.textContent()).toContain("IO_INSTRUCTION");
   const qualification = await workbench.row("VMCS", /EXIT_QUALIFICATION = /);
-  expect(await qualification.textContent()).toMatch(/out port 0x3f8 size 1/);
+  expect(await qualification.textContent()).toMatch(/(in|out) port 0x3f8 size 1/);
   await workbench.screenshot("vmcs-exit-information");
 }
 

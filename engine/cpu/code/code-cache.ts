@@ -29,23 +29,25 @@ export interface Binder {
 /** What code contexts are made of, shared by the vCPUs of one CodeStore. */
 export class CodeContexts {
   private numbers = new Map<string, number>();
-  private long = new Uint16Array(4096);
+  /** By tag and mode: the last number given out and the segment it is for. A segment seldom changes. */
+  private readonly last = new Uint16Array(4096 * 8);
+  private readonly lastBase = new Uint32Array(4096 * 8);
+  private readonly lastLimit = new Int32Array(4096 * 8);
   private next = 1;
 
   constructor(private readonly store: CodeStore) {}
 
-  /** Number for a TLB tag and a kind of code. */
-  number(tag: number, mode: CodeMode, base: bigint, limit: number): number {
-    if (mode === CodeMode.LONG64) {
-      const known = this.long[tag];
-      if (known !== 0) return known;
-    }
-    const name = `${tag} ${mode} ${base} ${limit}`;
+  /** Number for a TLB tag and a kind of code; `base` and `limit` are those of CS, 32 bits each. */
+  number(tag: number, mode: CodeMode, base: number, limit: number): number {
+    const at = tag * 8 + mode;
+    const known = this.last[at];
+    if (known !== 0 && this.lastBase[at] === base >>> 0 && this.lastLimit[at] === (limit | 0)) return known;
+    const name = `${at} ${base} ${limit}`;
     let number = this.numbers.get(name);
     if (number === undefined) {
       if (this.next > LAST_CONTEXT) {
         this.numbers = new Map();
-        this.long.fill(0);
+        this.last.fill(0);
         this.next = 1;
         this.store.flushItlb();
         this.store.generation++;
@@ -53,7 +55,9 @@ export class CodeContexts {
       number = this.next++;
       this.numbers.set(name, number);
     }
-    if (mode === CodeMode.LONG64) this.long[tag] = number;
+    this.last[at] = number;
+    this.lastBase[at] = base;
+    this.lastLimit[at] = limit;
     return number;
   }
 }
@@ -68,7 +72,8 @@ export class VcpuCode implements CodeCache {
   private readonly scratch = newInstruction();
   private context = UNCACHED;
   private mode: CodeMode = CodeMode.REAL;
-  private base = 0n;
+  /** CS.base, 32 bits; 0 in 64-bit mode. */
+  private base = 0;
   private limit = 0;
   /** A run that is used once: code that is not in memory, and contexts that are not remembered. */
   private readonly crossBytes = new Uint8Array(MAX_INSTRUCTION_LENGTH);
@@ -89,7 +94,7 @@ export class VcpuCode implements CodeCache {
     const long = mode === CodeMode.LONG64;
     const cs = CpuState.segOffset(Seg.CS);
     this.mode = mode;
-    this.base = long ? 0n : state.u64(cs + SegPart.BASE) & MASK32;
+    this.base = long ? 0 : state.u32(cs + SegPart.BASE);
     this.limit = long ? -1 : state.u32(cs + SegPart.LIMIT);
     const tag = state.lo(Off.TLB_CONTEXT);
     if (tag === NEVER_CACHED) {
@@ -98,9 +103,11 @@ export class VcpuCode implements CodeCache {
     } else this.context = this.contexts.number(tag, mode, this.base, this.limit);
     state.setLo(Off.CODE_CONTEXT, this.context);
     state.setHi(Off.CODE_CONTEXT, 0);
-    const { view } = this.store.memory;
-    view.setBigUint64(CODE_BASE, this.base, true);
-    view.setBigUint64(CODE_MASK, long ? MASK64 : MASK32, true);
+    const { i32 } = this.store.memory;
+    i32[CODE_BASE >> 2] = this.base;
+    i32[(CODE_BASE >> 2) + 1] = 0;
+    i32[CODE_MASK >> 2] = -1;
+    i32[(CODE_MASK >> 2) + 1] = long ? -1 : 0;
   }
 
   invalidateLinear(linear: bigint | undefined): void {
@@ -153,7 +160,7 @@ export class VcpuCode implements CodeCache {
 
   /** Linear address of a RIP. */
   linearOf(rip: bigint): bigint {
-    return this.mode === CodeMode.LONG64 ? rip : (rip + this.base) & MASK32;
+    return this.mode === CodeMode.LONG64 ? rip : (rip + BigInt(this.base)) & MASK32;
   }
 
   private decodeAt(frame: number, host: number, linear: bigint, rip: bigint): number {
@@ -199,6 +206,7 @@ export class VcpuCode implements CodeCache {
       if (length === DecodeError.MORE) {
         store.markDecoded(page.frame, offset, 4096 - offset);
         this.writeCross(at, rip);
+        at += 2 * RECORD_SIZE;
         break;
       }
       store.markDecoded(page.frame, offset, length > 0 ? length : MAX_INSTRUCTION_LENGTH);
@@ -253,10 +261,62 @@ export class VcpuCode implements CodeCache {
     writeRecord(store.memory, at, binding, scratch, rip, this.mode === CodeMode.LONG64);
   }
 
-  /** An instruction that goes on in the next page: no table is ever expected, so that each time it is put together. */
+  /**
+   * An instruction that goes on in the next page: CROSS, and space for its record and what leads on. Nothing of the next
+   * page is looked at before the instruction is executed.
+   */
   private writeCross(at: number, rip: bigint): void {
     writePseudo(this.store.memory, at, Key.CROSS, rip);
     this.store.memory.i32[(at + Rec.EXPECTED) >> 2] = -1;
+  }
+
+  /**
+   * The record of the instruction at RIP that goes on in the next page, now that it is executed. Its CROSS is filled in, so
+   * that it passes by itself for as long as the code TLB has the next page, unchanged, at its linear address.
+   * @param record its CROSS
+   * @throws CpuFault, VmExitTaken
+   */
+  crossing(record: number): number {
+    const { cpu, scratch, store } = this;
+    const { u8, i32 } = store.memory;
+    const long = this.mode === CodeMode.LONG64;
+    const { rip } = cpu.state;
+    const linear = this.linearOf(rip);
+    const second = (linear | 0xfffn) + 1n;
+    const lo = Number(linear & MASK32) | 0;
+    const page = store.pageAt(lo, Number(linear >> 32n) | 0, this.context);
+    // A limit inside the instruction, and the end of the address space, are for byte by byte.
+    if (!page || second > (long ? MASK64 : MASK32) || (!long && this.limit >>> 0 !== 0xffff_ffff)) {
+      return this.putTogether();
+    }
+    const pa = cpu.mmu.translate(second, Access.EXECUTE);
+    const host = cpu.memory.hostOffset(pa);
+    if (host < 0) return this.putTogether();
+    const frame = Math.floor(pa / 4096);
+    const key = { linear: second, mode: this.mode, base: this.base, limit: this.limit };
+    let table: number;
+    try {
+      table = store.page(frame, host, key, () => cpu.mmu.protectPhysicalPage(frame * 4096)).table;
+    } catch (e) {
+      if (!(e instanceof ArenaFlushed)) throw e;
+      return this.putTogether();
+    }
+    store.enterItlb(Number(second & MASK32) | 0, Number(second >> 32n) | 0, this.context, table);
+    const own = record + RECORD_SIZE;
+    if (i32[(record + Rec.EXPECTED) >> 2] === table) return own;
+    const start = page.host + (lo & 0xfff);
+    const before = 4096 - (lo & 0xfff);
+    const bytes = this.crossBytes;
+    bytes.set(u8.subarray(start, start + before));
+    bytes.set(u8.subarray(host, host + MAX_INSTRUCTION_LENGTH - before), before);
+    const length = decode(bytes, 0, MAX_INSTRUCTION_LENGTH, codeWidth(this.mode), scratch);
+    const fault = this.faultOf(length, rip);
+    store.markDecoded(frame, 0, (length > 0 ? length : MAX_INSTRUCTION_LENGTH) - before);
+    this.write(own, fault, rip);
+    this.binder.prepare();
+    writePseudo(store.memory, own + RECORD_SIZE, Key.GOTO, rip + BigInt(Math.max(length, 0)));
+    i32[(record + Rec.EXPECTED) >> 2] = table;
+    return own;
   }
 
   /** Sets LINK of a branch whose target lies on its page, now or when the target is decoded. */
@@ -275,8 +335,7 @@ export class VcpuCode implements CodeCache {
   }
 
   /**
-   * A record for the instruction at RIP made of bytes fetched one by one: it crosses a page's end, or is not in memory.
-   * It is good for one execution. A BREAK in front of it has been looked at already.
+   * A record for the instruction at RIP made of bytes fetched one by one, as it is not in memory, or at some end. It is good for one execution. A BREAK in front of it has been looked at already.
    * @throws CpuFault, VmExitTaken
    */
   putTogether(): number {

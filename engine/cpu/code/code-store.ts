@@ -19,7 +19,7 @@ export interface CodePageKey {
   readonly linear: bigint;
   readonly mode: CodeMode;
   /** CS.base and CS.limit; 0 and -1 in 64-bit mode. */
-  readonly base: bigint;
+  readonly base: number;
   readonly limit: number;
 }
 

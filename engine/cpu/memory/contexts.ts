@@ -196,6 +196,18 @@ export class TlbContexts {
     return ((this.i32[this.at + LARGE_BITMAP + (bit >> 5)] >>> (bit & 31)) & 1) !== 0;
   }
 
+  /**
+   * Host offset of a linear address that the TLB has under `tag`, or -1.
+   * @param write looks for the write tag
+   */
+  lookup(lo: number, hi: number, tag: number, write: boolean): number {
+    const i32 = this.i32;
+    const slot = (TLB_BASE >> 2) + ((lo >>> 12) & (TLB_ENTRIES - 1)) * (TLB_ENTRY_SIZE >> 2);
+    const at = write ? slot + 2 : slot;
+    if (i32[at] !== ((lo & ~0xfff) | tag) || i32[at + 1] !== hi) return -1;
+    return (lo + i32[slot + 4]) >>> 0;
+  }
+
   /** Drops the entries of one linear page in every context; all pieces of its large page, where it may lie in one. */
   dropPage(lo: number, hi: number): void {
     const i32 = this.i32;

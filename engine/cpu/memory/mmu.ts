@@ -32,6 +32,8 @@ export class PagingMmu implements Mmu {
   private smap = false;
   private alignmentChecks = false;
   private tag = NEVER_CACHED;
+  /** Of the contexts when `space` was looked up. */
+  private generation = 0;
 
   constructor(private readonly cpu: Cpu) {
     this.walker = new PageWalker(cpu);
@@ -52,6 +54,7 @@ export class PagingMmu implements Mmu {
     this.smap = !user && (control & Control.SMAP) !== 0 && !ac;
     this.alignmentChecks = user && ac && (state.lo(Off.CR0) & CR0_AM) !== 0;
     if (this.alignmentChecks) {
+      this.generation = 0;
       this.setTag(NEVER_CACHED);
       return;
     }
@@ -75,6 +78,7 @@ export class PagingMmu implements Mmu {
       this.space = contexts.space(this.space, owner, control, pcid, stageLo, stageHi, pkru, pkrs, cr3Lo, cr3Hi);
       const tag = contexts.tag(this.space, privilege);
       if (tag !== 0) {
+        this.generation = contexts.generation;
         this.setTag(tag);
         return;
       }
@@ -107,25 +111,33 @@ export class PagingMmu implements Mmu {
     const walker = this.walker;
     if (!walker.walk(lo, hi, access, this.user, this.smap)) return this.raise(Vector.PF, walker.error, lo, hi);
     const pa = walker.physical;
+    if (walker.pageShift > 12) this.contexts.noteLarge(lo, hi, walker.pageShift);
     const offset = this.cpu.memory.hostOffset(pa);
     if (offset < 0 || this.isApicPage(pa)) return this.slow();
     if (this.cpu.watchesPage(state.u64(Off.EA), pa)) return this.slow();
-    let writable = walker.writable;
-    if (writable || access === Access.WRITE) {
-      if (this.cpu.memory.region(pa)?.kind !== "ram") {
-        if (access === Access.WRITE) return this.slow();
-        writable = false;
-      } else if (this.cpu.code.hasCode(pa)) {
-        if (access === Access.WRITE && this.cpu.code.touches(pa, size)) return this.slow();
-        writable = false;
-      }
+    if (access === Access.WRITE) {
+      if (this.cpu.memory.region(pa)?.kind !== "ram") return this.slow();
+      if (this.cpu.code.hasCode(pa) && this.cpu.code.touches(pa, size)) return this.slow();
     }
-    if (walker.pageShift > 12) this.contexts.noteLarge(lo, hi, walker.pageShift);
-    if (this.tag !== NEVER_CACHED && access !== Access.EXECUTE) {
-      const frame = Math.floor(pa / 4096) | 0;
-      this.contexts.enter(lo, hi, this.tag, walker.readable, writable, (offset - lo) | 0, frame, walker.pageShift);
-    }
+    if (access !== Access.EXECUTE) this.enter(lo, hi, this.tag, pa, offset);
     return offset;
+  }
+
+  /** Enters the walk just made into the TLB: no write tag for ROM and for pages with code. */
+  private enter(lo: number, hi: number, tag: number, pa: number, offset: number): void {
+    if (tag === NEVER_CACHED) return;
+    const { walker, cpu } = this;
+    const writable = walker.writable && cpu.memory.region(pa)?.kind === "ram" && !cpu.code.hasCode(pa);
+    const frame = Math.floor(pa / 4096) | 0;
+    this.contexts.enter(lo, hi, tag, walker.readable, writable, (offset - lo) | 0, frame, walker.pageShift);
+  }
+
+  /** The tag under which an access by TypeScript finds its translations, NEVER_CACHED where it must walk. */
+  private tagOf(implicit: boolean): number {
+    const smap = (this.walker.control & Control.SMAP) !== 0;
+    if (!implicit || (!this.user && this.smap === smap)) return this.tag;
+    if (this.contexts.generation !== this.generation) return NEVER_CACHED;
+    return this.contexts.tag(this.space, smap ? Privilege.SUPERVISOR_SMAP : Privilege.SUPERVISOR);
   }
 
   private slow(): number {
@@ -198,8 +210,19 @@ export class PagingMmu implements Mmu {
     const hi = this.split32[1];
     this.checkAlignment(lo, size, supervisor);
     if ((lo & 0xfff) + size > 4096) return this.readCrossing(linear, lo, hi, size, supervisor);
+    const tag = this.tagOf(supervisor);
+    const known = this.contexts.lookup(lo, hi, tag, false);
+    if (known >= 0) return this.load(known, size);
     const pa = this.locate(lo, hi, Access.READ, supervisor);
+    this.remember(linear, lo, hi, tag, pa);
     return this.readPhysical(pa, size, linear);
+  }
+
+  /** Enters a translation that TypeScript has walked for, where generated code would too. */
+  private remember(linear: bigint, lo: number, hi: number, tag: number, pa: number): void {
+    const offset = this.cpu.memory.hostOffset(pa);
+    if (offset < 0 || this.isApicPage(pa) || this.cpu.watchesPage(linear, pa)) return;
+    this.enter(lo, hi, tag, pa, offset);
   }
 
   /** The two pages of a crossing access are both checked before either is touched. */
@@ -231,6 +254,10 @@ export class PagingMmu implements Mmu {
       }
       return this.cpu.bus.mmioRead(pa, size);
     }
+    return this.load(offset, size);
+  }
+
+  private load(offset: number, size: number): bigint {
     switch (size) {
       case 1:
         return BigInt(this.u8[offset]);
@@ -248,9 +275,18 @@ export class PagingMmu implements Mmu {
     const lo = this.split32[0];
     const hi = this.split32[1];
     this.checkAlignment(lo, size, supervisor);
-    const pa = this.locate(lo, hi, Access.WRITE, supervisor);
     const first = 4096 - (lo & 0xfff);
+    const tag = this.tagOf(supervisor);
     if (size <= first) {
+      const known = this.contexts.lookup(lo, hi, tag, true);
+      if (known >= 0) {
+        this.store(known, size, value);
+        return;
+      }
+    }
+    const pa = this.locate(lo, hi, Access.WRITE, supervisor);
+    if (size <= first) {
+      this.remember(linear, lo, hi, tag, pa);
       this.writePhysical(pa, size, value, linear);
       return;
     }
@@ -275,6 +311,11 @@ export class PagingMmu implements Mmu {
     }
     // Stores to ROM are dropped, as the memory controller drops them.
     if (this.cpu.memory.region(pa)?.kind !== "ram") return;
+    this.store(offset, size, value);
+    if (this.cpu.code.hasCode(pa)) this.cpu.code.invalidatePhysical(pa, size);
+  }
+
+  private store(offset: number, size: number, value: bigint): void {
     switch (size) {
       case 1:
         this.u8[offset] = Number(value & 0xffn);
@@ -288,7 +329,6 @@ export class PagingMmu implements Mmu {
       default:
         this.view.setBigUint64(offset, value, true);
     }
-    if (this.cpu.code.hasCode(pa)) this.cpu.code.invalidatePhysical(pa, size);
   }
 
   checkWrite(linear: bigint, size: number, supervisor = false): void {

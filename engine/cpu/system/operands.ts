@@ -30,10 +30,15 @@ export function requireCpl0(cpu: Cpu): void {
   if (cpu.state.cpl !== 0) throw gp0();
 }
 
+/** Splits bigints without allocating. */
+const whole = new BigUint64Array(1);
+const halves = new Int32Array(whole.buffer);
+
 /** Canonical in the linear-address width that CR4.LA57 chooses. */
 export function isCanonical(cpu: Cpu, address: bigint): boolean {
-  const bits = cpu.state.lo(Off.CR4) & Cr4.LA57 ? 57 : 48;
-  return BigInt.asUintN(64, BigInt.asIntN(bits, address)) === address;
+  whole[0] = address;
+  const top = halves[1] >> (cpu.state.lo(Off.CR4) & Cr4.LA57 ? 24 : 15);
+  return top === 0 || top === -1;
 }
 
 /** Whether [offset, offset + size) lies within a segment's limit (SDM 3A 5.3). */

@@ -14,8 +14,9 @@ import {
   MULTIBOOT_SELECTORS,
   protectedModeEntry,
 } from "../entry-state";
+import { findMultibootHeader } from "./detect";
 import { BOOT_AREA_END, HeaderReader, hex, type ImageFile, type LoadContext, Placement, reject } from "./image";
-import { findMultibootHeader, multibootEntry } from "./multiboot";
+import { multibootEntry } from "./multiboot";
 import { HIGH_ALIASES, IDENTITY_TABLES_SIZE, writeIdentityTables } from "./page-tables";
 
 const PT_LOAD = 1;
@@ -26,9 +27,6 @@ const EM_X86_64 = 62;
 const PN_XNUM = 0xffff;
 const STACK_SIZE = 16384;
 const FOUR_GIB = 2 ** 32;
-
-export const isElf = (bytes: Uint8Array): boolean =>
-  bytes.length >= 4 && bytes[0] === 0x7f && bytes[1] === 0x45 && bytes[2] === 0x4c && bytes[3] === 0x46;
 
 interface Segment {
   readonly index: number;
@@ -123,7 +121,7 @@ function physicalEntry(image: ImageFile, elf: ElfFile): number {
 export function loadElf(image: ImageFile, context: LoadContext): EntryState {
   const elf = readElf(image);
   const entry = physicalEntry(image, elf);
-  const header = findMultibootHeader(image);
+  const header = findMultibootHeader(image.bytes);
   const placement = new Placement(image, context.memory);
   let end = 0;
   for (const s of elf.segments) {

@@ -11,10 +11,6 @@ import { BOOT_AREA_END, hex, type ImageFile, type LoadContext, Placement, reject
 const ONE_MIB = 0x100000;
 export const BOOT_SECTOR_ADDRESS = 0x7c00;
 
-/** A boot sector: 512 bytes (or a disk image) that end in 0x55 0xaa. */
-export const isBootSector = (bytes: Uint8Array): boolean =>
-  bytes.length >= 512 && bytes.length % 512 === 0 && bytes[510] === 0x55 && bytes[511] === 0xaa;
-
 export function loadFlat(image: ImageFile, context: LoadContext, address: number): EntryState {
   if (!Number.isInteger(address) || address < 0 || address >= 2 ** 32) {
     reject(image, `load address ${hex(Math.trunc(address))} is not between 0 and 0xffffffff`, "correct --load-address");

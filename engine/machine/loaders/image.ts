@@ -11,8 +11,6 @@ export interface LoadContext {
   readonly rsdp: number;
 }
 
-export type ImageKind = "elf" | "multiboot" | "linux" | "flat";
-
 /** An image as an error message calls it, and its bytes. */
 export interface ImageFile {
   readonly name: string;

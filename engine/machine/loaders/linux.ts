@@ -35,7 +35,6 @@ const H = {
 /** Offsets in the zero page (struct boot_params). */
 const Z = { SCREEN_INFO: 0, ACPI_RSDP: 0x70, E820_ENTRIES: 0x1e8, HEADER: 0x1f1, E820_TABLE: 0x2d0 } as const;
 
-const HDRS = 0x53726448;
 const LOADED_HIGH = 1;
 const XLF_KERNEL_64 = 1;
 const LOADER_UNDEFINED = 0xff;
@@ -43,12 +42,6 @@ const ENTRY64_OFFSET = 0x200;
 const ONE_MIB = 0x100000;
 const DEFAULT_CMDLINE_SIZE = 255;
 const DEFAULT_INITRD_MAX = 0x37ffffff;
-
-export function isBzImage(bytes: Uint8Array): boolean {
-  if (bytes.length < 0x206) return false;
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  return view.getUint32(H.MAGIC, true) === HDRS;
-}
 
 interface SetupHeader {
   readonly version: number;

@@ -5,49 +5,33 @@
 import { Gpr } from "../../cpu/state";
 import { bootGdt, type EntryState, MULTIBOOT_SELECTORS, protectedModeEntry } from "../entry-state";
 import { DISPLAY_BASE, e820 } from "../memory-map";
+import { findMultibootHeader, type MultibootHeader } from "./detect";
 import { BOOT_AREA_END, HeaderReader, hex, type ImageFile, type LoadContext, Placement, reject } from "./image";
 
-const HEADER_MAGIC = 0x1badb002;
 const BOOTLOADER_MAGIC = 0x2badb002;
-/** The header lies in the first 8192 bytes, on a 4-byte boundary (3.1.1). */
-const SEARCH = 8192;
 
-const HeaderFlag = { PAGE_ALIGN: 1, MEMORY_INFO: 2, VIDEO: 4, ADDRESSES: 1 << 16 } as const;
+const HeaderFlag = { PAGE_ALIGN: 1, MEMORY_INFO: 2, VIDEO: 4 } as const;
 const KNOWN_REQUIREMENTS = HeaderFlag.PAGE_ALIGN | HeaderFlag.MEMORY_INFO | HeaderFlag.VIDEO;
 // biome-ignore format: a bit table
 const InfoFlag = { MEMORY: 1, CMDLINE: 4, MODULES: 8, MEMORY_MAP: 0x40, LOADER_NAME: 0x200, FRAMEBUFFER: 0x1000 } as const;
 const INFO_SIZE = 116;
 
-export interface MultibootHeader {
-  /** Offset in the file. */
-  readonly offset: number;
-  readonly flags: number;
-}
-
-/** @throws MachineError when a header is there but cannot be honoured */
-export function findMultibootHeader(image: ImageFile): MultibootHeader | undefined {
-  const { bytes } = image;
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const end = Math.min(bytes.length, SEARCH);
-  for (let offset = 0; offset + 12 <= end; offset += 4) {
-    if (view.getUint32(offset, true) !== HEADER_MAGIC) continue;
-    const flags = view.getUint32(offset + 4, true);
-    if (((HEADER_MAGIC + flags + view.getUint32(offset + 8, true)) & 0xffffffff) !== 0) continue;
-    const unknown = flags & 0xffff & ~KNOWN_REQUIREMENTS;
-    if (unknown) {
-      reject(
-        image,
-        `multiboot header flags ${hex(flags)} require features ${hex(unknown)} that no loader knows`,
-        "clear those bits of the header's flags",
-      );
-    }
-    return { offset, flags };
+/** @throws MachineError when the header asks for something that cannot be given */
+function checkHeader(image: ImageFile, header: MultibootHeader): void {
+  const unknown = header.flags & 0xffff & ~KNOWN_REQUIREMENTS;
+  if (unknown) {
+    reject(
+      image,
+      `multiboot header flags ${hex(header.flags)} require features ${hex(unknown)} that no loader knows`,
+      "clear those bits of the header's flags",
+    );
   }
-  return undefined;
 }
 
 /** Loads by the addresses in the header itself. */
-export function loadMultibootFlat(image: ImageFile, context: LoadContext, header: MultibootHeader): EntryState {
+export function loadMultibootFlat(image: ImageFile, context: LoadContext): EntryState {
+  const header = findMultibootHeader(image.bytes);
+  if (!header) return reject(image, "there is no multiboot header", "link one into the first 8 KiB");
   const r = new HeaderReader(image, "multiboot header");
   const at = header.offset;
   const headerAddress = r.u32(at + 12, "header_addr");
@@ -101,6 +85,7 @@ export function multibootEntry(
   imageEnd: number,
   placement: Placement,
 ): EntryState {
+  checkHeader(image, header);
   const { memory, config } = context;
   const modules = [
     ...(config.initrd ? [{ ...config.initrd, argument: config.initrd.name }] : []),

@@ -18,11 +18,11 @@ export interface Series {
   readonly batches: number;
 }
 
-/** 260,000 single instructions and 4,000 programs. */
+/** 216,000 single instructions and 4,000 programs. */
 export const SERIES: readonly Series[] = [
-  { family: "integer", mode: 64, batch: 1000, batches: 140 },
-  { family: "integer", mode: 32, batch: 1000, batches: 80 },
-  { family: "integer", mode: 16, batch: 1000, batches: 40 },
+  { family: "integer", mode: 64, batch: 1000, batches: 116 },
+  { family: "integer", mode: 32, batch: 1000, batches: 66 },
+  { family: "integer", mode: 16, batch: 1000, batches: 34 },
   { family: "programs", mode: 64, batch: 100, batches: 25 },
   { family: "programs", mode: 32, batch: 100, batches: 15 },
 ];

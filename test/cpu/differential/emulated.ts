@@ -118,6 +118,9 @@ const USER_SS: Readonly<Record<Mode, number>> = { 64: 0x2b, 32: 0x2b, 16: 0xf };
 
 /** Exceptions that push an error code (SDM 3A table 6-1). */
 const WITH_ERROR = new Set([8, 10, 11, 12, 13, 14, 17]);
+/** The engine decodes up to 48 instructions in one go; one of them is the NOP. */
+const DECODED_AT_ONCE = 47;
+
 const BREAKPOINT = 3;
 const PAGE_FAULT = 14;
 
@@ -133,8 +136,7 @@ export class Emulated {
   private lastLength = 0;
   private lastMode: Mode | 0 = 0;
 
-  /** @param slowRoad every access to the data window takes the slow road, as accesses to watched pages do */
-  constructor(tier: 0 | 1 = 0, slowRoad = false) {
+  constructor(tier: 0 | 1 = 0) {
     this.memory.add("ram", "ram", 0, MEMORY_SIZE);
     this.buildTables();
     const clock = new VirtualClock();
@@ -145,10 +147,36 @@ export class Emulated {
     this.dataAt = DATA_PAGES.map((pa) => this.memory.hostOffset(pa));
     this.memory.u8.fill(0xcc, this.codeAt, this.codeAt + CODE_SIZE);
     this.enterLongMode();
-    if (slowRoad) {
-      const watch = { space: "physical", length: 1, access: "readWrite" } as const;
-      this.cpu.setWatchpoints(DATA_PAGES.map((pa, id) => ({ ...watch, id, address: BigInt(pa) })));
+  }
+
+  /** From now on every access to the data window takes the slow road, as accesses to watched pages do; or none does. */
+  slowRoad(on: boolean): void {
+    const watch = { space: "physical", length: 1, access: "readWrite" } as const;
+    this.cpu.setWatchpoints(on ? DATA_PAGES.map((pa, id) => ({ ...watch, id, address: BigInt(pa) })) : []);
+  }
+
+  /**
+   * For speed: has the handlers of many instructions made at once, by laying them out one behind another and running a NOP
+   * in front of them, behind which the engine decodes on.
+   */
+  warmUp(instances: readonly Instance[]): void {
+    const { cpu, codeAt } = this;
+    const { u8 } = this.memory;
+    for (let next = 0; next < instances.length; ) {
+      const { mode } = instances[next];
+      if (this.lastMode !== mode) this.setMode(mode);
+      let at = codeAt;
+      u8[at++] = 0x90;
+      for (const { code, length } of instances.slice(next, next + DECODED_AT_ONCE)) {
+        u8.set(code.subarray(0, length), at);
+        at += length;
+      }
+      next += DECODED_AT_ONCE;
+      cpu.code.invalidatePhysical(CODE_PAGE, CODE_SIZE);
+      cpu.state.rip = mode === 16 ? 0n : BigInt(CODE);
+      cpu.run(1);
     }
+    u8.fill(0xcc, codeAt, codeAt + CODE_SIZE);
   }
 
   private put64(pa: number, value: bigint): void {
