@@ -1,6 +1,6 @@
 /** Launch configurations: F5 without a launch.json, and paths made absolute. */
 import * as vscode from "vscode";
-import { configurationFor, type FoundImage, imageIn } from "./images";
+import { configurationFor, type FoundImage, flatImage, imageIn } from "./images";
 import type { Platform } from "./platform";
 import { DEBUG_TYPE } from "./sessions";
 
@@ -155,7 +155,7 @@ export class HyperstepConfigurations implements vscode.DebugConfigurationProvide
     const uris = await vscode.window.showOpenDialog({ title: "Guest Image", openLabel: "Run", canSelectMany: false });
     if (!uris) return undefined;
     const image = await this.look(uris[0]);
-    return image ?? { uri: uris[0], kind: "flat", description: "flat binary" };
+    return image ?? { ...flatImage, uri: uris[0] };
   }
 
   private absolute(path: string, folder: vscode.WorkspaceFolder | undefined): string {

@@ -33,6 +33,7 @@ export const pureTables = [
   "engine/debug/api.ts",
   "engine/debug/bits.ts",
   "engine/debug/pump.ts",
+  "engine/machine/loaders/detect.ts",
   "engine/cpu/registers.ts",
   "engine/cpu/state.ts",
   "engine/cpu/vmx/bits.ts",

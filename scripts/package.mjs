@@ -11,7 +11,14 @@ export async function packageExtension() {
   const { buildAll } = await import("./build.mjs");
   await buildAll();
   const vsix = join(root, "hyperstep.vsix");
-  const flags = ["--no-dependencies", "--allow-missing-repository", "--no-rewrite-relative-links", "--skip-license", "-o", vsix];
+  const flags = [
+    "--no-dependencies",
+    "--allow-missing-repository",
+    "--no-rewrite-relative-links",
+    "--skip-license",
+    "-o",
+    vsix,
+  ];
   await run(process.execPath, [await vsceCommand(), "package", ...flags], { cwd: root, quiet: true });
   return vsix;
 }

@@ -86,6 +86,11 @@ export class CpuEngine {
     return this.current;
   }
 
+  /** Regions that tier 1 has compiled so far. */
+  get compiledRegions(): number {
+    return this.regions?.compiled ?? 0;
+  }
+
   activate(id: number): void {
     const next = this.processors[id];
     if (!next) throw new RangeError(`there is no processor ${id}`);

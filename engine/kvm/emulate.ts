@@ -60,7 +60,9 @@ const READ_CACHE = 1024;
 /** Iterations of a repeated string instruction between two entries of the guest. */
 const RESTART_MASK = 0x3ffn;
 
+/** Working copies of the one emulation that runs at a time; nothing stays in them. */
 const insnScratch = newInstruction();
+const workingRegs = new BigUint64Array(16);
 
 type Alu = "ADD" | "OR" | "ADC" | "SBB" | "AND" | "SUB" | "XOR" | "CMP";
 const ALU: ReadonlySet<string> = new Set(["ADD", "OR", "ADC", "SBB", "AND", "SUB", "XOR", "CMP"]);
@@ -81,8 +83,10 @@ export class X86Emulator {
     private readonly vcpu: KvmVcpu,
     readonly ctxt: EmulateCtxtState,
   ) {
-    this.regs = new BigUint64Array(16);
-    for (let i = 0; i < 16; i++) this.regs[i] = kvmRegisterReadRaw(vcpu, i);
+    this.regs = workingRegs;
+    const { regs } = vcpu.arch;
+    for (let i = 0; i < 16; i++) this.regs[i] = regs[i];
+    this.regs[VcpuReg.RSP] = kvmRegisterReadRaw(vcpu, VcpuReg.RSP);
     this.rflags = kvmGetRflags(vcpu);
     const { db, l } = vcpu.module.ops.getCsDbLBits(vcpu);
     this.long = isLongMode(vcpu);

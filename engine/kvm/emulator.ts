@@ -14,6 +14,7 @@ import {
   kvmGetRflags,
   kvmRegisterReadRaw,
   kvmRegisterWriteRaw,
+  kvmRegRead32,
   kvmRipRead,
 } from "./kvmCacheRegs";
 import { kvmVcpuReadGuest, kvmVcpuWriteGuest } from "./memslots";
@@ -252,10 +253,17 @@ export function kvmFastPio(vcpu: KvmVcpu, size: number, port: number, input: boo
   return done ? kvmSkipEmulatedInstruction(vcpu) : 0;
 }
 
+/** One item of 1, 2 or 4 bytes on its way; nothing stays in it. */
+const ITEM: Readonly<Record<number, Uint8Array>> = { 1: new Uint8Array(1), 2: new Uint8Array(2), 4: new Uint8Array(4) };
+
 function kvmFastPioOut(vcpu: KvmVcpu, size: number, port: number): boolean {
-  const data = new Uint8Array(8);
-  new DataView(data.buffer).setBigUint64(0, kvmRegisterReadRaw(vcpu, VcpuReg.RAX), true);
-  if (emulatorPioOut(vcpu, size, port, data.subarray(0, size), 1)) return true;
+  const data = ITEM[size];
+  let value = kvmRegRead32(vcpu, VcpuReg.RAX);
+  for (let i = 0; i < size; i++) {
+    data[i] = value;
+    value >>>= 8;
+  }
+  if (emulatorPioOut(vcpu, size, port, data, 1)) return true;
   vcpu.arch.pio.linearRip = kvmGetLinearRip(vcpu);
   vcpu.arch.completeUserspaceIo = "completeFastPioOut";
   return false;
@@ -269,7 +277,7 @@ function completeFastPioOut(vcpu: KvmVcpu): number {
 }
 
 function kvmFastPioIn(vcpu: KvmVcpu, size: number, port: number): boolean {
-  const data = new Uint8Array(size);
+  const data = ITEM[size];
   if (emulatorPioIn(vcpu, size, port, data, 1)) {
     writeAccumulator(vcpu, data, size);
     return true;
@@ -286,7 +294,7 @@ function completeFastPioIn(vcpu: KvmVcpu): number {
     pio.count = 0;
     return 1;
   }
-  const data = new Uint8Array(pio.size);
+  const data = ITEM[pio.size];
   completeEmulatorPioIn(vcpu, data);
   writeAccumulator(vcpu, data, pio.size);
   return kvmSkipEmulatedInstruction(vcpu);

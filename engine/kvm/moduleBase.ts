@@ -3,6 +3,7 @@
  * the vendor module's operations, which module.ts brings in (nothing below the file descriptors imports a vendor).
  */
 
+import { Off } from "../cpu/state";
 import type { Host } from "./host";
 import { bootHostProcessor } from "./hostKernel";
 import { type KvmParams, resolveParams } from "./params";
@@ -40,6 +41,8 @@ export class KvmModuleBase {
   readonly config: VmcsConfig;
   readonly features: VmxFeatures;
   readonly vmList: Kvm[] = [];
+  /** General registers of the active processor, whose block lies at the start of the engine's memory. */
+  readonly activeGprs: BigUint64Array;
   state: KvmModuleState;
 
   /** @throws RangeError for a bad parameter, VmxUnsupported when the processors cannot carry KVM */
@@ -49,6 +52,7 @@ export class KvmModuleBase {
     params: Readonly<Record<string, boolean | number>>,
   ) {
     this.params = resolveParams(params);
+    this.activeGprs = new BigUint64Array(host.memory.memory.buffer, Off.GPR, 16);
     const hostPageTable = host.allocatePages(1);
     for (const cpu of host.processors) bootHostProcessor(cpu, hostPageTable);
     this.config = setupVmcsConfig(host.processors[0]);

@@ -219,6 +219,9 @@ function requestImmediateExit(vcpu: KvmVcpu): void {
   host.processors[vcpu.state.cpu].attention();
 }
 
+/** Entries without a retired instruction after which KVM_RUN lets its caller look about. */
+const FRUITLESS_ITERATIONS = 10_000;
+
 // --- vcpu_run -----------------------------------------------------------------------------------------------------------
 
 /** vcpu_block: the vCPU is halted or waits for INIT and SIPI. */
@@ -250,6 +253,9 @@ function vcpuRun(vcpu: KvmVcpu): number {
     vcpu.run.exit = { exit_reason: KvmExit.UNKNOWN, hw: { hardware_exit_reason: 0n } };
   }
   let resched = vcpu.state.suspended === "resched";
+  const { clock } = vcpu.module.host;
+  let before = clock.instructions;
+  let fruitless = 0;
   for (;;) {
     if (!resched) {
       vcpu.arch.atInstructionBoundary = false;
@@ -265,6 +271,13 @@ function vcpuRun(vcpu: KvmVcpu): number {
     }
     resched = false;
     vcpu.state.suspended = null;
+    if (clock.instructions !== before) {
+      before = clock.instructions;
+      fruitless = 0;
+    } else if (++fruitless > FRUITLESS_ITERATIONS) {
+      // The guest goes round in exits without an instruction done: the thread's tick would come, virtual time does not.
+      vcpu.state.thread.needResched = true;
+    }
     if (xferToGuestModeWorkPending(vcpu)) {
       const r = xferToGuestModeHandleWork(vcpu);
       if (r !== 0) return r;

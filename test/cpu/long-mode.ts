@@ -27,6 +27,7 @@ const STACK = 0x90000;
 export const EAGER: RegionTuning = { interval: 17, hot: 1, batch: 1, patience: 1 };
 
 export interface LongMode {
+  readonly engine: CpuEngine;
   readonly cpu: Processor;
   readonly memory: PhysicalMemory;
   readonly clock: VirtualClock;
@@ -84,6 +85,7 @@ export function longMode(options: LongModeOptions = {}): LongMode {
   state.setU64(Off.EFER, 0x500n);
   cpu.contextChanged();
   return {
+    engine,
     cpu,
     memory,
     clock,

@@ -8,6 +8,12 @@ import type { Client, Message } from "./client";
 // biome-ignore lint/suspicious/noExplicitAny: bodies of any message
 type Any = any;
 
+const LANDMARKS: ReadonlySet<string> = new Set(
+  "vmxHandleExit handleIo vmxVcpuRun vcpuEnterGuest vcpuRun kvmArchVcpuIoctlRun KVM_RUN kvmCpuExec kvmVcpuThreadFn kvmHandleIo".split(
+    " ",
+  ),
+);
+
 export class Session {
   readonly lines: string[] = [];
   constructor(readonly client: Client) {}
@@ -59,15 +65,17 @@ export class Session {
     await this.ask("configurationDone");
   }
 
+  /** Guest frames, and of the model's frames those that are Linux's and QEMU's own by name. */
   stack(levels = 30): Promise<Any> {
-    return this.ask("stackTrace", { threadId: 1, levels }, ({ stackFrames }) =>
+    return this.ask("stackTrace", { threadId: 1 }, ({ stackFrames }) =>
       stackFrames
-        .map((f: Any) => {
-          if (f.presentationHint === "label") return `-- ${f.name} --`;
+        .flatMap((f: Any) => {
+          if (f.presentationHint === "label") return [`-- ${f.name} --`];
           const place = f.source?.path ? ` ${f.source.name}:${f.line}` : "";
-          if (f.instructionPointerReference) return `${f.name}  [guest ${f.instructionPointerReference}${place}]`;
-          return `${f.name}  [${f.source.name}]`;
+          if (f.instructionPointerReference) return [`${f.name}  [guest ${f.instructionPointerReference}${place}]`];
+          return LANDMARKS.has(f.name) ? [`${f.name}  [${f.source.name}]`] : [];
         })
+        .slice(0, levels)
         .join("\n"),
     );
   }

@@ -89,15 +89,24 @@ describe("the sample guest, stopped at a VM exit", () => {
     expect(text).toMatch(/[0-9a-f]{2} [0-9a-f]{2} 10 00 00 00 00 00/);
   });
 
-  test("step over goes to the guest's next instruction, past exits", async () => {
+  test("without the breakpoint, step over goes past exits, line by line of the guest's source", async () => {
     const { workbench } = setting;
+    await workbench.onlyPanes("Breakpoints");
+    await workbench.untick("VM exit: IO_INSTRUCTION");
     await workbench.onlyPanes("Call Stack");
+    const places: string[] = [];
     for (let i = 0; i < 3; i++) {
       await workbench.step("step-over");
       const frames = await workbench.frames();
-      const inModel = frames.some((f) => f.startsWith("vcpuEnterGuest"));
-      expect(inModel, `${await workbench.status()}\n${frames.join("\n")}`).toBe(false);
+      expect(
+        frames.some((f) => f.startsWith("vcpuEnterGuest")),
+        frames.join("\n"),
+      ).toBe(false);
+      places.push(frames[0]);
     }
+    expect(new Set(places).size, places.join("\n")).toBe(3);
+    expect(places.join("\n")).toMatch(/main\.c/);
+    await workbench.screenshot("source");
   });
 
   test("the VM exits view counts by reason", async () => {
@@ -107,10 +116,8 @@ describe("the sample guest, stopped at a VM exit", () => {
     await workbench.screenshot("exits");
   });
 
-  test("without the breakpoint it runs to its end, and the terminal has all of its output", async () => {
+  test("it runs to its end, and the terminal has all of its output", async () => {
     const { workbench } = setting;
-    await workbench.onlyPanes("Breakpoints");
-    await workbench.untick("VM exit: IO_INSTRUCTION");
     await workbench.toolbar("continue");
     await workbench.ended();
     await workbench.terminalShows("Good-bye.");

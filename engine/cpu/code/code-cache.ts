@@ -182,7 +182,7 @@ export class VcpuCode implements CodeCache {
     const long = this.mode === CodeMode.LONG64;
     const width = codeWidth(this.mode);
     const table = page.table >> 2;
-    const first = store.allocate((MAX_RUN * 2 + 1) * RECORD_SIZE);
+    const first = store.allocate((MAX_RUN * 2 + 3) * RECORD_SIZE);
     let at = first;
     let offset = start;
     let rip = startRip;

@@ -385,7 +385,7 @@ export class PagingMmu implements Mmu {
     this.cpu.code.updateContext();
   }
 
-  /** MOV to CR3 without the no-flush bit: the current PCID's translations go (SDM 3A 4.10.4.1). */
+  /** MOV to CR3 without the no-flush bit (SDM 3A 4.10.4.1); the caller re-derives the context. */
   invalidatePcid(pcid: number): void {
     const guest = this.cpu.guest;
     this.contexts.forget({ vcpu: this.cpu.state.id, vpid: guest ? guest.addressSpaceTag : 0, pcid });

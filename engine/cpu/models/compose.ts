@@ -130,8 +130,8 @@ export function composeModel(d: ModelDescription): CpuModel {
     const avx = features.has("avx");
     const size = avx ? XSAVE_AVX : XSAVE_LEGACY;
     add(0xd, avx ? 7 : 3, XSAVE_LEGACY, size, 0, 0);
-    // XSAVEOPT and XSAVEC.
-    add(0xd, 3, 0, 0, 0, 1);
+    // XSAVEOPT and XSAVEC; bytes of the compacted format for what XCR0 has at reset.
+    add(0xd, 3, XSAVE_LEGACY, 0, 0, 1);
     if (avx) add(0xd, XSAVE_AVX - XSAVE_LEGACY, XSAVE_LEGACY, 0, 0, 2);
   } else add(0xd, 0, 0, 0, 0, 0);
   if (intel) {

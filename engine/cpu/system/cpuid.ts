@@ -7,7 +7,7 @@ import { Cr4 } from "./bits";
 const OSXSAVE = 1 << 27;
 const APIC = 1 << 9;
 const OSPKE = 1 << 4;
-/** Bytes of XSAVE's standard format. */
+/** Bytes of XSAVE's area, the same in the standard and the compacted format: there is no gap before the AVX state. */
 const XSAVE_LEGACY = 576;
 const XSAVE_AVX = 832;
 const APIC_ENABLED = 1 << 11;
@@ -49,7 +49,7 @@ export function cpuid(cpu: Cpu, leaf: number, subleaf: number): CpuidResult {
     if (cr4 & Cr4.OSXSAVE) ecx |= OSXSAVE;
     if (!(state.lo(Off.APIC_BASE) & APIC_ENABLED)) edx &= ~APIC;
   } else if (number === 7 && subleaf === 0 && cr4 & Cr4.PKE) ecx |= OSPKE;
-  else if (number === 0xd && subleaf === 0) ebx = state.lo(Off.XCR0) & 4 ? XSAVE_AVX : XSAVE_LEGACY;
+  else if (number === 0xd && subleaf <= 1) ebx = state.lo(Off.XCR0) & 4 ? XSAVE_AVX : XSAVE_LEGACY;
   return { eax: eax >>> 0, ebx: ebx >>> 0, ecx: ecx >>> 0, edx: edx >>> 0 };
 }
 

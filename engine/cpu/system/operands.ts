@@ -151,7 +151,7 @@ export function readOperand(cpu: Cpu, instruction: Instruction, n: number): bigi
     case OperandKind.GPR:
       return readGpr(cpu, operand.reg, operand.size, operand.high);
     case OperandKind.MEMORY:
-      return cpu.mmu.read(effectiveAddress(cpu, instruction, operand.size), operand.size);
+      return cpu.mmu.read(effectiveAddress(cpu, instruction, operand.size, false), operand.size);
     case OperandKind.SEGMENT:
       return BigInt(cpu.state.segSelector(operand.reg));
     default: {

@@ -74,18 +74,15 @@ const EXIT_REASON_VMFAIL = 0xdead;
 
 /** Fifteen general registers go between vcpu->arch.regs and the processor; RSP lies in the VMCS. */
 function loadGuestRegs(vcpu: KvmVcpu): void {
-  const { state } = loadedCpu(vcpu);
+  const { activeGprs } = vcpu.module;
   const { regs } = vcpu.arch;
-  const block = new BigUint64Array(state.memory.buffer, state.base + Off.GPR, 16);
-  block.set(regs.subarray(0, 16));
+  for (let i = 0; i < 16; i++) activeGprs[i] = regs[i];
 }
 
 function saveGuestRegs(vcpu: KvmVcpu): void {
-  const { state } = loadedCpu(vcpu);
+  const { activeGprs } = vcpu.module;
   const { regs } = vcpu.arch;
-  const rsp = regs[VcpuReg.RSP];
-  regs.set(new BigUint64Array(state.memory.buffer, state.base + Off.GPR, 16));
-  regs[VcpuReg.RSP] = rsp;
+  for (let i = 0; i < 16; i++) if (i !== VcpuReg.RSP) regs[i] = activeGprs[i];
 }
 
 /** With the TPR shadow the guest's TPR lies in the virtual-APIC page while it runs. */

@@ -205,6 +205,19 @@ describe("far transfers in IA-32e mode", () => {
   });
 });
 
+describe("selectors", () => {
+  test("ARPL that has nothing to raise only reads its operand (2A ARPL)", () => {
+    const p = program("protected");
+    p.setU64(GDT + 0x40, 0x00cf91000000ffffn);
+    // mov eax, 0x40; mov ds, eax (read-only); xor ecx, ecx; arpl [DATA], cx
+    const arpl = [0x63, 0x0d, ...bytes(BigInt(DATA), 4)];
+    const load = [0xb8, 0x40, 0, 0, 0, 0x8e, 0xd8];
+    expect(p.exec([...load, 0x31, 0xc9, ...arpl]).vector).toBe("hlt");
+    // With RPL 3 in CX it writes.
+    expect(p.exec([...load, 0x6a, 3, 0x59, ...arpl]).vector).toBe(13);
+  });
+});
+
 describe("virtual interrupts (3B 20.3, 20.4)", () => {
   test("with CR4.PVI, CLI and STI at CPL 3 above IOPL work on VIF; STI with VIP is #GP(0)", () => {
     const p = program("protected");

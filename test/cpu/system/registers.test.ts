@@ -216,5 +216,6 @@ describe("CPUID", () => {
   test("the size of the XSAVE area follows XCR0 and the features of the model (2A CPUID leaf 0DH)", () => {
     const p = program("long");
     expect(cpuid(p.cpu, 0xd, 0)).toEqual({ eax: 3, ebx: 576, ecx: 576, edx: 0 });
+    expect(cpuid(p.cpu, 0xd, 1)).toEqual({ eax: 3, ebx: 576, ecx: 0, edx: 0 });
   });
 });
