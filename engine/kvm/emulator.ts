@@ -22,7 +22,14 @@ import { Pferr } from "./mmu/fault";
 import { vcpuMatchMmioGpa } from "./mmu/mmu";
 import { gvaToGpa } from "./mmu/pagingTmpl";
 import { type KvmVcpu, PAGE_SIZE, VcpuReg } from "./types";
-import { KVM_EXIT_IO_IN, KVM_EXIT_IO_OUT, KVM_PIO_PAGE_OFFSET, KvmExit, KvmInternalError } from "./uapi";
+import {
+  KVM_EXIT_IO_IN,
+  KVM_EXIT_IO_OUT,
+  KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
+  KVM_PIO_PAGE_OFFSET,
+  KvmExit,
+  KvmInternalError,
+} from "./uapi";
 import {
   ExcVector,
   kvmInjectPageFault,
@@ -495,7 +502,7 @@ function prepareEmulationFailureExit(vcpu: KvmVcpu): void {
   const view = new DataView(insn.buffer);
   const { vmx } = vcpu;
   const data = [
-    BigInt(bytes.length > 0 ? 1 : 0),
+    BigInt(bytes.length > 0 ? KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES : 0),
     view.getBigUint64(0, true),
     view.getBigUint64(8, true),
     BigInt(vmx.exitReason >>> 0),

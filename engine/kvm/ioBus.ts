@@ -39,11 +39,6 @@ export function kvmIoBusRegisterDev(kvm: Kvm, bus: KvmBus, addr: number, len: nu
   ranges.sort((a, b) => a.addr - b.addr || a.len - b.len);
 }
 
-export function kvmIoBusUnregisterDev(kvm: Kvm, bus: KvmBus, dev: KvmIoDevice): void {
-  const ranges = kvm.buses.ranges[bus];
-  for (let i = ranges.length - 1; i >= 0; i--) if (ranges[i].dev === dev) ranges.splice(i, 1);
-}
-
 const numberOf = (data: Uint8Array): bigint => {
   let value = 0n;
   for (let i = data.length - 1; i >= 0; i--) value = (value << 8n) | BigInt(data[i]);

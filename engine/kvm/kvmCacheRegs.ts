@@ -46,8 +46,6 @@ export const kvmRegWrite32 = (vcpu: KvmVcpu, reg: number, value: number): void =
 
 export const kvmRipRead = (vcpu: KvmVcpu): bigint => kvmRegisterReadRaw(vcpu, VcpuReg.RIP);
 export const kvmRipWrite = (vcpu: KvmVcpu, value: bigint): void => kvmRegisterWriteRaw(vcpu, VcpuReg.RIP, value);
-export const kvmRspRead = (vcpu: KvmVcpu): bigint => kvmRegisterReadRaw(vcpu, VcpuReg.RSP);
-export const kvmRspWrite = (vcpu: KvmVcpu, value: bigint): void => kvmRegisterWriteRaw(vcpu, VcpuReg.RSP, value);
 
 function readCached(vcpu: KvmVcpu, reg: number): void {
   if (!kvmRegisterIsAvailable(vcpu, reg)) vcpu.module.ops.cacheReg(vcpu, reg);

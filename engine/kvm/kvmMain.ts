@@ -34,7 +34,6 @@ import {
 const newKvmState = (tscKhz: number, now: number): KvmState => ({
   memslots: newMemslotSets(),
   createdVcpus: 0,
-  vmBugged: false,
   stat: newKvmVmStat(),
   arch: {
     irqchipMode: "none",
@@ -47,14 +46,12 @@ const newKvmState = (tscKhz: number, now: number): KvmState => ({
     x2apicFormat: false,
     x2apicBroadcastQuirkDisabled: false,
     exceptionPayloadEnabled: false,
-    tripleFaultEvent: false,
     kvmclockOffset: -now,
     tscKhz,
     mmu: { pages: new Map(), roots: [], validGen: 0, invalidateSeq: 0 },
     irqStates: {},
     irqRoutes: [],
     disabledQuirks: 0n,
-    lowestPriorityNext: 0,
   },
 });
 

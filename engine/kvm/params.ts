@@ -69,7 +69,6 @@ const TABLE = [
   row("error_on_inconsistent_vmcs_config", "kvm_intel", "bool", true, false, "Refuse processors whose capability MSRs disagree."),
 ] as const;
 
-export type ParamName = (typeof TABLE)[number]["name"];
 export const KVM_PARAMS: readonly ParamRow[] = TABLE;
 export type KvmParams = {
   readonly [Row in (typeof TABLE)[number] as Row["name"]]: Row["type"] extends "bool" ? boolean : number;

@@ -14,9 +14,6 @@ export const KvmReq = {
 } as const;
 export type KvmReq = (typeof KvmReq)[keyof typeof KvmReq];
 
-const names = new Map<number, string>(Object.entries(KvmReq).map(([name, n]) => [n, name]));
-export const kvmReqName = (request: number): string => `KVM_REQ_${names.get(request) ?? request}`;
-
 export function kvmMakeRequest(request: KvmReq, vcpu: KvmVcpu): void {
   const { requests } = vcpu.state;
   if (requests[request] === 0) {

@@ -56,7 +56,6 @@ export interface KvmMemslotSets {
 /** union kvm_mmu_page_role, the bits a direct MMU needs. */
 export interface KvmMmuPageRole {
   level: number;
-  direct: boolean;
   invalid: boolean;
   adDisabled: boolean;
 }
@@ -72,7 +71,6 @@ export interface KvmMmuPage {
   readonly ptepIndex: number;
   /** vCPUs that use it as root, plus one while the root is valid. */
   rootCount: number;
-  tdpMmuPage: boolean;
 }
 
 export interface KvmMmuState {
@@ -96,7 +94,6 @@ export interface KvmArchState {
   x2apicFormat: boolean;
   x2apicBroadcastQuirkDisabled: boolean;
   exceptionPayloadEnabled: boolean;
-  tripleFaultEvent: boolean;
   kvmclockOffset: number;
   tscKhz: number;
   mmu: KvmMmuState;
@@ -104,13 +101,11 @@ export interface KvmArchState {
   irqStates: Record<number, number>;
   irqRoutes: KvmIrqRoutingEntry[];
   disabledQuirks: bigint;
-  lowestPriorityNext: number;
 }
 
 export interface KvmState {
   memslots: KvmMemslotSets[];
   createdVcpus: number;
-  vmBugged: boolean;
   stat: KvmVmStat;
   arch: KvmArchState;
 }
@@ -197,11 +192,7 @@ export interface KvmVcpuArchState {
   eventExitInstLen: number;
   pio: { count: number; in: boolean; port: number; size: number; linearRip: bigint; data: Uint8Array };
   completeUserspaceIo: CompleteUserspaceIo | null;
-  emulateRegsNeedSyncFromVcpu: boolean;
   emulate: EmulateCtxtState | null;
-  emulateOngoing: boolean;
-  lastRetryEip: bigint;
-  lastRetryAddr: number;
   /** Cache of the last MMIO address (mmio_gva, mmio_gfn, mmio_access, mmio_gen). */
   mmioGva: bigint;
   mmioGfn: number;
@@ -222,10 +213,8 @@ export interface KvmVcpuArchState {
   guestFpu: Uint8Array;
   guestFpuLoaded: boolean;
   tscOffset: bigint;
-  tscScalingRatio: bigint;
   ia32TscAdjust: bigint;
   lastGuestTsc: bigint;
-  lastHostTsc: bigint;
   ia32MiscEnable: bigint;
   smbase: number;
   mtrrDefType: bigint;
@@ -249,11 +238,8 @@ export interface KvmVcpuArchState {
   pollControl: bigint;
   apfHalted: boolean;
   pvUnhalted: boolean;
-  apicAttention: number;
-  tprAccessReporting: boolean;
   lastVmentryCpu: number;
   pendingIoapicEoi: number;
-  ioapicHandledVectors: Uint32Array;
   /** Root of the second-level tables (mmu->root.hpa), -1 when none is loaded. */
   mmuRoot: number;
   atInstructionBoundary: boolean;
@@ -267,7 +253,6 @@ export interface VcpuVmxState {
   launched: boolean;
   /** Physical processor on which the VMCS is active, -1 when it is clear. */
   loadedCpu: number;
-  hostRsp: bigint;
   msrBitmap: number;
   vpid: number;
   /** VMfail of the last entry. */

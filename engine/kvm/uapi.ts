@@ -8,7 +8,6 @@ export const KVM_API_VERSION = 12;
 export const KVM_VCPU_MMAP_SIZE = 3 * 4096;
 /** Pages of that mapping. */
 export const KVM_PIO_PAGE_OFFSET = 1;
-export const KVM_COALESCED_MMIO_PAGE_OFFSET = 2;
 
 // biome-ignore-start format: tables
 /** kvm_run.exit_reason. */
@@ -56,7 +55,6 @@ export const KVM_IOAPIC_NUM_PINS = 24;
 
 export const KvmIrqRouting = { IRQCHIP: 1, MSI: 2 } as const;
 export const KVM_MAX_IRQ_ROUTES = 4096;
-export const KVM_IRQFD_RESAMPLE_IRQ_SOURCE_ID = 1;
 export const KVM_USERSPACE_IRQ_SOURCE_ID = 0;
 
 export const KvmGuestdbg = {

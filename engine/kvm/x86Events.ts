@@ -55,7 +55,6 @@ export const exceptionHasErrorCode = (vector: number): boolean =>
       (1 << ExcVector.AC))) !==
   0;
 
-export const kvmIsExceptionPending = (vcpu: KvmVcpu): boolean => vcpu.arch.exception.pending;
 export const kvmEventNeedsReinjection = (vcpu: KvmVcpu): boolean =>
   vcpu.arch.exception.injected || vcpu.arch.interrupt.injected || vcpu.arch.nmiInjected;
 

@@ -213,12 +213,14 @@ function dsdt(lowMemoryEnd: number): Uint8Array {
     ...nameOp("_HID", eisaId("PNP0303")),
     ...nameOp("_CRS", resources([...ioPort(0x60, 1), ...ioPort(0x64, 1), ...irq(1)])),
   ]);
+  const mouse = device("MOU_", [...nameOp("_HID", eisaId("PNP0F13")), ...nameOp("_CRS", resources(irq(12)))]);
   const aml = [
     ...nameOp("_S5_", packageOf(...[SLEEP_TYPE_S5, SLEEP_TYPE_S5, 0, 0].map(byteConst))),
     ...scope("_SB_", [
       ...pci,
       ...rtc,
       ...keyboard,
+      ...mouse,
       ...serialDevice("COM1", 1, 0x3f8, 4),
       ...serialDevice("COM2", 2, 0x2f8, 3),
     ]),

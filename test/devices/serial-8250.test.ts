@@ -99,6 +99,14 @@ describe("16550A", () => {
     expect(irq.level).toBe(false);
   });
 
+  test("the line falls between two bytes, so that an edge-triggered controller sees both", () => {
+    setUp(0);
+    out(1, 1);
+    type("xyz");
+    for (let i = 0; i < 3; i++) uart.read(0);
+    expect(irq.rises).toBe(3);
+  });
+
   test("enabling the transmitter interrupt raises it; reading the identification clears it", () => {
     setUp();
     out(1, 2);

@@ -106,6 +106,8 @@ export interface VmOptions {
   readonly vcpus?: number;
   readonly params?: Readonly<Record<string, boolean | number>>;
   readonly trace?: Tracer;
+  /** KVM_X86_DISABLE_EXITS_* bits. */
+  readonly disableExits?: bigint;
 }
 
 /** A VM with RAM at 0 and vCPUs in real mode at 0:CODE. */
@@ -120,6 +122,7 @@ export class TestVm {
     this.host = new TestHost(count, options.trace);
     this.kvm = openKvm(this.host, options.params);
     this.vm = this.kvm.KVM_CREATE_VM();
+    if (options.disableExits) this.vm.KVM_ENABLE_CAP(143, [options.disableExits]);
     if (options.irqchip) {
       this.vm.KVM_CREATE_IRQCHIP();
       this.vm.KVM_CREATE_PIT2({ flags: 1 });

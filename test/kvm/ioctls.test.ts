@@ -1,8 +1,10 @@
 import { expect, test } from "vitest";
 import { Errno, KvmError, openKvm } from "../../engine/kvm/api";
+import { kvmSlotPageTrackAddPage, kvmSlotPageTrackRemovePage } from "../../engine/kvm/mmu/pageTrack";
 import { KVM_PARAMS } from "../../engine/kvm/params";
 import { encodeKvmRun, KvmCap, KvmExit, newKvmRun } from "../../engine/kvm/uapi";
-import { RAM_HVA, RAM_SIZE, TestHost, TestVm } from "./bench";
+import { msrIntercepted } from "../../engine/kvm/vmx/msrBitmap";
+import { CODE, RAM_HVA, RAM_SIZE, TestHost, TestVm } from "./bench";
 
 /** Name of the errno an ioctl fails with, or "ok". */
 function errno(ioctl: () => unknown): string {
@@ -230,4 +232,29 @@ test("the whole RAM can be one slot, and the guest's last byte is memory", () =>
   vm.host.poke(RAM_SIZE - 1, [0x5a]);
   expect(vm.run().exit_reason).toBe(KvmExit.HLT);
   expect(vm.vcpu.KVM_GET_REGS().rax & 0xffn).toBe(0x5an);
+});
+
+test("write tracking: a tracked frame is mapped read-only, so that writes reach the emulator and still land in memory (page_track.c)", () => {
+  const vm = new TestVm([0xa3, 0x00, 0x00, 0x50, 0x00, 0xa1, 0x00, 0x00, 0x50, 0x00, 0xf4]); // mov [0x500000], eax; mov eax, [0x500000]; hlt
+  vm.protectedMode();
+  const slot = vm.vm.kvm.state.memslots[0].sets[vm.vm.kvm.state.memslots[0].active].slots[0];
+  kvmSlotPageTrackAddPage(vm.vm.kvm, slot, 0x500);
+  const { regs } = vm.vcpu.vcpu.arch;
+  regs[0] = 0x99n;
+  expect(vm.run().exit_reason).toBe(KvmExit.HLT);
+  expect(vm.host.peek32(0x500000)).toBe(0x99);
+  expect(vm.vcpu.stats.insn_emulation).toBe(1);
+  kvmSlotPageTrackRemovePage(vm.vm.kvm, slot, 0x500);
+  vm.setRegs({ rip: BigInt(CODE), rax: 0x77n });
+  expect(vm.run().exit_reason).toBe(KvmExit.HLT);
+  expect(vm.host.peek32(0x500000)).toBe(0x77);
+  expect(vm.vcpu.stats.insn_emulation).toBe(1);
+});
+
+test("the MSR bitmap lets through what is in the processor while the guest runs, and nothing else (vmx_vcpu_create)", () => {
+  const vm = new TestVm([]);
+  const passes = (index: number, write: boolean) => !msrIntercepted(vm.vcpu.vcpu, index, write);
+  expect([passes(0xc0000100, true), passes(0xc0000102, false), passes(0x174, true)]).toEqual([true, true, true]);
+  expect([passes(0x10, false), passes(0x10, true)]).toEqual([true, false]);
+  expect([passes(0xc0000080, false), passes(0xc0000082, true), passes(0x1b, false)]).toEqual([false, false, false]);
 });

@@ -5,7 +5,7 @@ import { DEFAULT_MODEL } from "../../engine/cpu/models/models";
 import type { Accel } from "../../engine/machine/config";
 import { createMachine } from "../../engine/machine/create";
 import { silentTracer } from "../../engine/trace";
-import { corrected, KVM_DEVIATIONS, SYSTEM32_DEVIATIONS, SYSTEM64_DEVIATIONS } from "../cpu/system/qemu-deviations";
+import { corrected, SYSTEM32_DEVIATIONS, SYSTEM64_DEVIATIONS } from "../cpu/system/qemu-deviations";
 
 const guests = join(__dirname, "../guests");
 
@@ -36,12 +36,12 @@ function lines(name: string, accel: Accel): string[] {
 
 // The same image has run under QEMU, whose output is recorded (test/guests/golden.mjs).
 describe.each([
-  ["system64", SYSTEM64_DEVIATIONS, []],
-  ["system32", SYSTEM32_DEVIATIONS, KVM_DEVIATIONS],
-] as const)("%s behaves as under QEMU", (name, deviations, kvmDeviations) => {
+  ["system64", SYSTEM64_DEVIATIONS],
+  ["system32", SYSTEM32_DEVIATIONS],
+] as const)("%s behaves as under QEMU", (name, deviations) => {
   const recorded = readFileSync(join(guests, name, "golden.txt"), "utf8").split("\n");
   test.each<Accel>(["none", "vmx"])("accel %s", (accel) => {
-    const golden = corrected(corrected(recorded, deviations), accel === "none" ? [] : kvmDeviations);
+    const golden = corrected(recorded, deviations);
     const actual = lines(name, accel);
     const differences = golden.flatMap((line, i) =>
       actual[i] === line ? [] : [`expected ${line} | here ${actual[i]}`],

@@ -90,7 +90,7 @@ function hotShapes(): Shape[] {
     list.push(shape("IMUL", [r(size), r(size)]), shape("IMUL", [r(size), m(size)]));
     list.push(shape("IMUL", [r(size), r(size), i(1)]), shape("IMUL", [r(size), r(size), i(4)]));
     list.push(shape("MUL", [r(size)]), shape("DIV", [r(size)]), shape("XCHG", [r(size), r(size)]));
-    list.push(shape("BT", [r(size), r(size)], { addressSize: 8 }), shape("BT", [r(size), i(1)], { addressSize: 8 }));
+    list.push(shape("BT", [r(size), r(size)]), shape("BT", [r(size), i(1)]));
     list.push(shape("BSWAP", [r(size)]));
   }
   for (let condition = 0; condition < 16; condition++) {

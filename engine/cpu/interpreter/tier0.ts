@@ -1,17 +1,33 @@
 /** Tier 0 of one engine memory: the interpreter's instance, its out-of-line handlers, and the slow road. */
 import type { PhysicalMemory } from "../../memory/physical";
 import type { Binding } from "../code/record-writer";
-import type { Instruction } from "../isa/instruction";
+import { type Instruction, NO_REG, OperandKind, RIP_BASE } from "../isa/instruction";
 import { OPCODES } from "../isa/opcodes";
 import { semantics } from "../isa/semantics";
 import { type Shape, shapeOf } from "../isa/semantics/shape";
-import { CodeMode, ExitStatus, Off } from "../state";
+import { CodeMode, ExitStatus, Off, Seg } from "../state";
 import { HandlerTable } from "./handlers";
 import { HOT_SHAPES } from "./hot";
 import { type InterpreterExports, interpreterModule, type TypeScriptImports } from "./interpreter";
 import { FIRST_HOT, Key, Rec } from "./record";
 
 const TABLE_SIZE = 4096;
+
+/** A number that is different for instructions of different shapes: everything `shapeOf` looks at. */
+function signatureOf(i: Instruction, long: boolean): number {
+  const [a, b, c] = i.operands;
+  const memory = a.kind === OperandKind.MEMORY ? 1 : b.kind === OperandKind.MEMORY ? 2 : 0;
+  const registers = (a.kind === OperandKind.GPR ? 1 : 0) | (b.kind === OperandKind.GPR ? 2 : 0);
+  const last = c.kind === OperandKind.NONE ? b : c;
+  const count =
+    last.kind === OperandKind.IMMEDIATE ? ((i.immediate & 63) === 0 ? 1 : (i.immediate & 31) === 0 ? 2 : 0) : 0;
+  const plainBase = i.base !== NO_REG && i.base !== RIP_BASE;
+  let bits = memory | (registers << 2) | (count << 4) | (long ? 1 << 6 : 0);
+  bits |= (i.index !== NO_REG && plainBase ? 1 << 7 : 0) | (i.segment >= Seg.FS ? 1 << 8 : 0) | (i.condition << 9);
+  bits |= (i.rep === 0 ? 0 : i.rep === 0xf3 ? 1 : 2) << 13;
+  const sizes = (Math.log2(i.operandSize) - 1) * 3 + Math.log2(i.addressSize) - 1;
+  return (i.opcode * 9 + sizes) * (1 << 15) + bits;
+}
 
 export class Tier0 {
   private readonly exports: InterpreterExports;
@@ -20,6 +36,7 @@ export class Tier0 {
   private readonly shapes: Shape[] = [];
   private readonly shapeIndices = new Map<string, number>();
   private readonly slow = new Map<number, number>();
+  private readonly bindings = new Map<number, Binding>();
   private readonly i32: Int32Array;
   private readonly view: DataView;
 
@@ -40,12 +57,23 @@ export class Tier0 {
 
   /** How the interpreter runs an instruction; `prepare` before it does. */
   bind(instruction: Instruction, mode: CodeMode): Binding {
+    const long = mode === CodeMode.LONG64;
+    const signature = signatureOf(instruction, long);
+    let binding = this.bindings.get(signature);
+    if (!binding) {
+      binding = this.bindShape(instruction, long);
+      this.bindings.set(signature, binding);
+    }
+    return binding.key === Key.SYSTEM ? { ...binding } : binding;
+  }
+
+  private bindShape(instruction: Instruction, long: boolean): Binding {
     const row = OPCODES[instruction.opcode];
     if (row.system) return { key: Key.SYSTEM, handler: 0, shape: 0 };
     const found = semantics.get(row.mnemonic);
     if (!found)
       throw new Error(`the opcode table has ${row.mnemonic}, which is neither a system instruction nor has semantics`);
-    const shape = shapeOf(instruction, mode === CodeMode.LONG64, found.needs);
+    const shape = shapeOf(instruction, long, found.needs);
     const index = this.shapeIndex(shape);
     const key = this.hot.get(shape.key);
     if (key !== undefined) return { key, handler: 0, shape: index };

@@ -19,17 +19,17 @@ import { type RegionBlock, RegionGraph, type RegionInstruction } from "./region-
 export interface RegionTuning {
   /** Instructions between two looks at where the program is. */
   readonly interval: number;
-  /** Looks that must find a page outside its regions before it is compiled (again). */
+  /** Looks that must find a page outside its regions before it is compiled; twice as many before each time again. */
   readonly hot: number;
   /** Pages that go into one module, and looks after which a smaller batch is compiled all the same. */
   readonly batch: number;
   readonly patience: number;
 }
 
-export const DEFAULT_TUNING: RegionTuning = { interval: 50_000, hot: 3, batch: 8, patience: 8 };
+export const DEFAULT_TUNING: RegionTuning = { interval: 50_000, hot: 20, batch: 8, patience: 8 };
 
 /** Regions are not worth the trouble where they keep being compiled anew. */
-const MAX_VERSIONS = 12;
+const MAX_VERSIONS = 8;
 const MAP_SIZE = 4096 * 2;
 
 /** What is known of a page that was seen running. */
@@ -87,7 +87,8 @@ export class Regions {
     }
     if (heat.regions.some((r) => r.covered[offset >> 5] & (1 << (offset & 31)))) return;
     heat.offset = offset;
-    if (++heat.outside < this.tuning.hot || heat.versions >= MAX_VERSIONS || this.waiting.has(page)) return;
+    if (++heat.outside < this.tuning.hot << heat.versions || heat.versions >= MAX_VERSIONS || this.waiting.has(page))
+      return;
     if (this.store.hasBreakpoints(page.linear)) return;
     if (this.waiting.size === 0) this.patience = this.tuning.patience;
     this.waiting.add(page);

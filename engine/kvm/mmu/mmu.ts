@@ -121,11 +121,6 @@ export function vcpuMatchMmioGpa(vcpu: KvmVcpu, gpa: number): boolean {
   );
 }
 
-export function vcpuMatchMmioGva(vcpu: KvmVcpu, gva: bigint): boolean {
-  const { arch } = vcpu;
-  return arch.mmioGen === kvmMemslots(vcpu.kvm).generation && arch.mmioGva !== 0n && arch.mmioGva === (gva & ~0xfffn);
-}
-
 // --- faults -------------------------------------------------------------------------------------------------------------
 
 /** handle_mmio_page_fault: the processor met a misconfigured entry. */

@@ -43,11 +43,10 @@ function tdpMmuAllocSp(kvm: Kvm, gfn: number, level: number, ptep: number, ptepI
   const sp: KvmMmuPage = {
     spt,
     gfn,
-    role: { level, direct: true, invalid: false, adDisabled: !kvm.module.features.eptAdBits },
+    role: { level, invalid: false, adDisabled: !kvm.module.features.eptAdBits },
     ptep,
     ptepIndex,
     rootCount: 0,
-    tdpMmuPage: true,
   };
   kvm.arch.mmu.pages.set(spt, sp);
   return sp;

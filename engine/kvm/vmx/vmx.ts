@@ -25,7 +25,6 @@ import { Msr } from "../msrs";
 import { KvmReq, kvmMakeRequest } from "../requests";
 import {
   APIC_ACCESS_PAGE_PRIVATE_MEMSLOT,
-  IDENTITY_PAGETABLE_PRIVATE_MEMSLOT,
   type Kvm,
   type KvmVcpu,
   PAGE_SIZE,
@@ -167,7 +166,6 @@ export function vmxSetTssAddr(kvm: Kvm, addr: number): void {
 export function vmxSetIdentityMapAddr(kvm: Kvm, addr: number): void {
   kvm.arch.identityMapAddr = addr;
 }
-export const VMX_IDENTITY_SLOT = IDENTITY_PAGETABLE_PRIVATE_MEMSLOT;
 
 // --- controls -------------------------------------------------------------------------------------------------------
 

@@ -78,12 +78,3 @@ export function corrected(lines: readonly string[], deviations: readonly Deviati
   }
   return result;
 }
-
-/** Where Linux's KVM emulates an instruction otherwise than the processor executes it; the model follows Linux. */
-export const KVM_DEVIATIONS: readonly Deviation[] = [
-  {
-    qemu: "CS RPL 3: vector a error 8 cs 0 handler ss 10",
-    here: "CS RPL 3: vector a error 10 cs 0 handler ss 10",
-    why: "a task switch exits, and load_state_from_tss32 takes CPL from CS and loads ES before it",
-  },
-];

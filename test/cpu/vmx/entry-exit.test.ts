@@ -275,6 +275,16 @@ describe("VM exit saves the guest and loads the host (SDM 3C 28.3, 28.5)", () =>
     expect(cpu.guest).toBeNull();
   });
 
+  test("a failed entry whose exit cannot load its MSRs aborts too, and enter only returns (28.7)", () => {
+    const vm = validVmcs()
+      .with(Field.VM_EXIT_MSR_LOAD_ADDR, PAGES)
+      .with(Field.VM_EXIT_MSR_LOAD_COUNT, 1)
+      .with(Field.GUEST_RFLAGS, 0);
+    expect(vm.launch()).toEqual(failedEntry(33));
+    expect(vm.cpu.vmx.vmcs.lo(AbortWord)).toBe(4);
+    expect(state(vm).activity).toBe(Activity.SHUTDOWN);
+  });
+
   test("an NMI exit blocks NMIs in the host; others leave blocking as it was (28.5.5)", () => {
     const vm = validVmcs()
       .pin(PinBased.NMI_EXITING | PinBased.VIRTUAL_NMIS)

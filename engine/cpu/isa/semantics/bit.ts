@@ -113,10 +113,10 @@ function crc32(c: Context): void {
 }
 
 export const bits: Family = {
-  BT: define(bitTest("test"), { addressSize: true }),
-  BTS: define(bitTest("set"), { addressSize: true }),
-  BTR: define(bitTest("reset"), { addressSize: true }),
-  BTC: define(bitTest("complement"), { addressSize: true }),
+  BT: define(bitTest("test"), { memoryAddressSize: true }),
+  BTS: define(bitTest("set"), { memoryAddressSize: true }),
+  BTR: define(bitTest("reset"), { memoryAddressSize: true }),
+  BTC: define(bitTest("complement"), { memoryAddressSize: true }),
   BSF: define(scan(true)),
   BSR: define(scan(false)),
   TZCNT: define(countZeros(true)),

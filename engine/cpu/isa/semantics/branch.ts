@@ -59,10 +59,10 @@ function jcxz(c: Context): void {
 }
 
 export const branches: Family = {
-  JMP: define(jmp),
+  JMP: define(jmp, { modeMatters: "with operands" }),
   JCC: define(jcc, { condition: true }),
-  CALL: define(call, { operandSize: true }),
-  RET: define(ret, { operandSize: true }),
+  CALL: define(call, { modeMatters: "always", operandSize: true }),
+  RET: define(ret, { modeMatters: "always", operandSize: true }),
   LOOP: define(loop("always"), { addressSize: true }),
   LOOPE: define(loop("equal"), { addressSize: true }),
   LOOPNE: define(loop("notEqual"), { addressSize: true }),

@@ -21,7 +21,7 @@ export interface Shape {
   /** Equal for equal shapes. */
   readonly key: string;
   readonly mnemonic: string;
-  /** 64-bit mode: flat segments, 64-bit stack. */
+  /** 64-bit mode: flat segments, 64-bit stack. Also true where the mode makes no difference. */
   readonly long: boolean;
   /** The memory operand's linear address is base + (index << scale) + displacement of the record, in 64 bits. */
   readonly flat: boolean;
@@ -40,6 +40,8 @@ export interface Shape {
 export interface ShapeNeeds {
   readonly operandSize?: boolean;
   readonly addressSize?: boolean;
+  /** The address size matters with a memory operand. */
+  readonly memoryAddressSize?: boolean;
   readonly condition?: boolean;
   readonly repeat?: boolean;
   /** The memory operand's segment matters though no ModRM operand is read (strings, XLAT). */
@@ -47,6 +49,8 @@ export interface ShapeNeeds {
   /** Operands are not looked at. */
   readonly ignoresOperands?: boolean;
   readonly shiftCount?: boolean;
+  /** The stack is used, or RIP as an operand gives it: what they are depends on the mode. */
+  readonly modeMatters?: "always" | "with operands";
 }
 
 export type ShapeFields = Omit<Shape, "key">;
@@ -70,7 +74,7 @@ function isFlat(i: Instruction, long: boolean): boolean {
   return i.index === NO_REG || i.base === NO_REG || i.base === RIP_BASE;
 }
 
-export function shapeOf(i: Instruction, long: boolean, needs: ShapeNeeds): Shape {
+export function shapeOf(i: Instruction, long64: boolean, needs: ShapeNeeds): Shape {
   const row = OPCODES[i.opcode];
   const operands: OperandShape[] = [];
   let memory = needs.implicitMemory === true;
@@ -86,6 +90,8 @@ export function shapeOf(i: Instruction, long: boolean, needs: ShapeNeeds): Shape
       else if (o.kind === OperandKind.SEGMENT) operands.push({ form: Form.SEGMENT, size: 2 });
     }
   }
+  const moded = needs.modeMatters === "always" || (needs.modeMatters === "with operands" && operands.length > 0);
+  const long = long64 || !(memory || moded);
   let flat = true;
   if (needs.implicitMemory) {
     operandSize = i.operands[0].size as 1 | 2 | 4 | 8;
@@ -103,7 +109,7 @@ export function shapeOf(i: Instruction, long: boolean, needs: ShapeNeeds): Shape
     long,
     flat,
     operandSize: operandSize as Shape["operandSize"],
-    addressSize: needs.addressSize ? (i.addressSize as 2 | 4 | 8) : 0,
+    addressSize: needs.addressSize || (needs.memoryAddressSize && memory) ? (i.addressSize as 2 | 4 | 8) : 0,
     condition: needs.condition ? i.condition : 0,
     repeat: needs.repeat ? i.rep : 0,
     operands,
