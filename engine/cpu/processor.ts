@@ -89,6 +89,8 @@ const SETS_RF: ReadonlySet<string> = new Set(["IRET", "SYSRET", "VMLAUNCH", "VMR
 /** SystemHandler of each row of the opcode table. */
 const HANDLERS: readonly (SystemHandler | undefined)[] = OPCODES.map((row) => systemHandlers[row.mnemonic]);
 
+const ENTERS_GUEST: ReadonlySet<string> = new Set(["VMLAUNCH", "VMRESUME"]);
+
 const SHADOW = Inhibit.STI | Inhibit.MOV_SS;
 
 export class Processor implements Cpu {
@@ -227,7 +229,8 @@ export class Processor implements Cpu {
     this.lastMnemonic = "";
     this.execute(1, (flags & Rflags.TF) !== 0);
     // The shadow lasts for one instruction, however it ends; so does RF, unless the instruction set it (SDM 3B 17.3.1.1).
-    state.setU32(Off.INHIBIT, state.u32(Off.INHIBIT) & ~shadow);
+    // VM entry has loaded the guest's own.
+    if (!ENTERS_GUEST.has(this.lastMnemonic)) state.setU32(Off.INHIBIT, state.u32(Off.INHIBIT) & ~shadow);
     if (shadow !== 0) this.wantsAttention = true;
     const retired = this.own.retired > before;
     if (retired && flags & Rflags.RF && !SETS_RF.has(this.lastMnemonic)) {

@@ -120,6 +120,8 @@ const TSS32: TssLayout = {
   ldt: 96,
 };
 const TSS16: TssLayout = { size: 44, word: 2, ip: 14, flags: 16, gpr: 18, segments: [34, 36, 38, 40], ldt: 42 };
+/** Indices of SEGMENT_ORDER in the order in which descriptors are loaded. */
+const LOAD_ORDER = [1, 2, 0, 3, 4, 5] as const;
 const SEGMENT_ORDER = [Seg.ES, Seg.CS, Seg.SS, Seg.DS, Seg.FS, Seg.GS] as const;
 
 /**
@@ -259,8 +261,10 @@ function loadTask(vcpu: KvmVcpu, tss: Uint8Array, layout: TssLayout, nested: boo
   }
   loadLdt(vcpu, view.getUint16(layout.ldt, true));
   const cpl = v86 ? 3 : selectors[1] & 3;
-  // In Linux's order: ES first. Where several are wrong, the processor itself would name CS or SS (SDM 3A table 8-1).
-  for (const [i, selector] of selectors.entries()) {
+  // As the processor does it, CS and SS before the data segments (SDM 3A table 8-1); Linux begins with ES.
+  for (const i of LOAD_ORDER) {
+    const selector = selectors[i];
+    if (selector === undefined) continue;
     const seg = SEGMENT_ORDER[i];
     if (v86) ops.setSegment(vcpu, seg, v86Segment(selector));
     else loadSegment(vcpu, seg, selector, cpl);
