@@ -75,6 +75,8 @@ export class X86Emulator {
   private insn: Instruction = insnScratch;
   private readonly regs: BigUint64Array;
   private dirty = 0;
+  /** Where a branch goes; null for the next instruction. */
+  private target: bigint | null = null;
   private readonly long: boolean;
   private readonly code64: boolean;
   private readonly width: 16 | 32 | 64;
@@ -118,7 +120,7 @@ export class X86Emulator {
   }
 
   writebackRip(): void {
-    const next = this.ctxt.eip + BigInt(this.insn.length);
+    const next = this.target ?? this.ctxt.eip + BigInt(this.insn.length);
     kvmRipWrite(this.vcpu, this.code64 ? next & U64 : next & 0xffffffffn);
   }
 
@@ -504,6 +506,34 @@ export class X86Emulator {
         return this.push(dst);
       case "POP":
         return this.pop(dst);
+      case "CALL":
+      case "JMP": {
+        const next = this.ctxt.eip + BigInt(this.insn.length);
+        const target = dst.kind === OperandKind.RELATIVE ? next + this.immediate : this.readOperand(dst);
+        if (m === "CALL") this.pushValue(next);
+        this.target = target & maskOf(this.insn.operandSize);
+        return true;
+      }
+      case "RET": {
+        const target = this.popValue();
+        if (dst.kind === OperandKind.IMMEDIATE) this.moveStack(this.immediate);
+        this.target = target;
+        return true;
+      }
+      case "PUSHF":
+        this.pushValue(this.rflags & ~BigInt(Rflags.VM | Rflags.RF));
+        return true;
+      case "PUSHA": {
+        const rsp = this.regs[VcpuReg.RSP];
+        for (let i = 0; i < 8; i++) this.pushValue(i === VcpuReg.RSP ? rsp : this.regs[i]);
+        return true;
+      }
+      case "POPA":
+        for (let i = 7; i >= 0; i--) {
+          const value = this.popValue();
+          if (i !== VcpuReg.RSP) this.writeReg(i, this.insn.operandSize, value);
+        }
+        return true;
       case "XLAT": {
         const ea =
           (this.readReg(VcpuReg.RBX, this.insn.addressSize) + this.readReg(VcpuReg.RAX, 1)) &
@@ -666,13 +696,29 @@ export class X86Emulator {
   }
 
   private push(op: Operand): boolean {
+    this.pushValue(this.readOperand(op));
+    return true;
+  }
+
+  private pushValue(value: bigint): void {
     const size = this.insn.operandSize;
-    const value = this.readOperand(op) & maskOf(size);
     const stack = this.stackSize;
     const rsp = (this.readReg(VcpuReg.RSP, stack) - BigInt(size)) & maskOf(stack);
-    this.writeLinear(this.linearize(Seg.SS, rsp, size, true), size, value);
+    this.writeLinear(this.linearize(Seg.SS, rsp, size, true), size, value & maskOf(size));
     this.writeReg(VcpuReg.RSP, stack, rsp);
-    return true;
+  }
+
+  private popValue(): bigint {
+    const size = this.insn.operandSize;
+    const rsp = this.readReg(VcpuReg.RSP, this.stackSize);
+    const value = this.readLinear(this.linearize(Seg.SS, rsp, size, false), size);
+    this.moveStack(BigInt(size));
+    return value;
+  }
+
+  private moveStack(bytes: bigint): void {
+    const stack = this.stackSize;
+    this.writeReg(VcpuReg.RSP, stack, (this.readReg(VcpuReg.RSP, stack) + bytes) & maskOf(stack));
   }
 
   private pop(op: Operand): boolean {

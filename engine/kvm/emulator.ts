@@ -124,7 +124,8 @@ export function emulatorReadWrite(
     state.mmioReadCompleted = false;
     return;
   }
-  state.mmioFragments = [];
+  // Several writes of one instruction (PUSHA) go out one after the other.
+  if (!(write && state.mmioNeeded)) state.mmioFragments = [];
   const toPageEnd = PAGE_SIZE - Number(addr & 0xfffn);
   if (data.length > toPageEnd) {
     emulatorReadWriteOnepage(vcpu, emul, addr, data.subarray(0, toPageEnd), write);

@@ -367,3 +367,32 @@ test("time slices are invisible: a run cut into pieces of 7 instructions ends in
   };
   expect(final(7)).toEqual(final(1_000_000));
 });
+
+test("CALL, PUSHA and RET with the stack in MMIO write and read it item by item (emulate.c)", () => {
+  const vm = new TestVm([
+    0xe8, 0x01, 0x00, 0x00, 0x00, // call 1f
+    0xf4,                         // hlt
+    0x60, 0x61,                   // 1: pusha; popa
+    0xc3,                         // ret
+  ]);
+  vm.protectedMode();
+  vm.setRegs({ rip: BigInt(CODE), rsp: 0xe0000100n, rax: 1n, rcx: 2n, rdx: 3n, rbx: 4n, rbp: 5n, rsi: 6n, rdi: 7n });
+  const stack = new Uint8Array(0x200);
+  const writes: number[] = [];
+  for (;;) {
+    const exit = vm.run();
+    if (exit.exit_reason === KvmExit.HLT) break;
+    if (exit.exit_reason !== KvmExit.MMIO) throw new Error(`exit ${exit.exit_reason}`);
+    const at = exit.mmio.phys_addr - 0xe0000000;
+    if (exit.mmio.is_write) {
+      stack.set(exit.mmio.data.subarray(0, exit.mmio.len), at);
+      writes.push(at);
+    } else {
+      exit.mmio.data.set(stack.subarray(at, at + exit.mmio.len));
+    }
+  }
+  expect(writes).toEqual([0xfc, 0xf8, 0xf4, 0xf0, 0xec, 0xe8, 0xe4, 0xe0, 0xdc]);
+  const { rip, rsp, rax, rdi } = vm.vcpu.KVM_GET_REGS();
+  expect([rip, rsp, rax, rdi]).toEqual([BigInt(CODE + 6), 0xe0000100n, 1n, 7n]);
+  expect(new DataView(stack.buffer).getUint32(0xfc, true)).toBe(CODE + 5);
+});

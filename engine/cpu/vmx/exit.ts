@@ -142,12 +142,12 @@ export class ExitRecorder implements EptExits {
 
   /** Takes the VM exit and leaves whatever was going on. Throws vmExitTaken. */
   exit(reason: number): never {
-    this.take(reason);
+    this.vmExit(reason);
     throw vmExitTaken;
   }
 
   /** Takes the VM exit: exit information, guest state, MSR lists, host state. */
-  take(reason: number): void {
+  vmExit(reason: number): void {
     const { unit } = this;
     const { cpu, vmcs } = unit;
     this.record(reason);

@@ -83,7 +83,7 @@ export class VmxGuestMode implements GuestMode {
     if (reason < 0) return false;
     this.exits.instructionLength = instruction.length;
     this.exits.rf = SavedRf.CLEAR;
-    this.exits.take(reason);
+    this.exits.vmExit(reason);
     return true;
   }
 
