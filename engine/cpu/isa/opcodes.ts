@@ -45,18 +45,20 @@
  *   MOV_CR and MOV_DR, loads of segment registers MOV_SREG and POP_SREG.
  * - near branches in 64-bit mode ignore the 66 prefix, as on Intel processors; AMD's truncate RIP to 16 bits.
  * - MOVSXD with 66 reads 16 bits (Intel).
- * - D8..DF are one mnemonic, X87, except the control instructions that exist without a register stack.
+ * - D8..DF are one mnemonic, X87, except the control instructions that exist without a register stack; MMX and SSE stand
+ *   for their families.
  */
 import type { Feature } from "../models/model";
 import { FPU_ROWS } from "./tables/fpu";
 import { INTEGER_ROWS } from "./tables/integer";
+import { SIMD_ROWS } from "./tables/simd";
 import { SYSTEM_ROWS } from "./tables/system";
 import { VIRTUALIZATION_ROWS } from "./tables/virtualization";
 
 /** A row as the files in tables/ write it. */
 export type RowSource = readonly [mnemonic: string, encoding: string, operands?: string, properties?: string];
 
-const SOURCES = [...INTEGER_ROWS, ...SYSTEM_ROWS, ...VIRTUALIZATION_ROWS, ...FPU_ROWS] as const;
+const SOURCES = [...INTEGER_ROWS, ...SYSTEM_ROWS, ...VIRTUALIZATION_ROWS, ...FPU_ROWS, ...SIMD_ROWS] as const;
 
 export type Mnemonic = (typeof SOURCES)[number][0];
 

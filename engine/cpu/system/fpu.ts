@@ -428,6 +428,17 @@ const x87: SystemHandler = (cpu) => {
   throw new CpuFault(Vector.UD);
 };
 
+/** As x87: SSE and MMX arithmetic is undefined on this processor once it would be allowed to run. */
+const sse: SystemHandler = (cpu) => {
+  checkSse(cpu);
+  throw new CpuFault(Vector.UD);
+};
+
+const mmx: SystemHandler = (cpu) => {
+  checkMmx(cpu);
+  throw new CpuFault(Vector.UD);
+};
+
 export const fpuHandlers: Readonly<Record<string, SystemHandler>> = {
   FWAIT: fwait,
   FNINIT: fninit,
@@ -441,6 +452,8 @@ export const fpuHandlers: Readonly<Record<string, SystemHandler>> = {
   STMXCSR: stmxcsr,
   EMMS: emms,
   X87: x87,
+  SSE: sse,
+  MMX: mmx,
   XGETBV: xgetbv,
   XSETBV: xsetbv,
   XSAVE: xsave(false, false),

@@ -12,7 +12,7 @@ import { Comparison, featuresOf, mnemonicOf, STRIDE, type Width } from "./iced";
 // biome-ignore format: a list
 const NOT_MODELLED = new Set([
   // SIMD and x87-era families, which have row files of their own
-  "MMX", "SSE", "SSE2", "SSE3", "SSSE3", "SSE4_1", "SSE4_2", "SSE4A", "AES", "PCLMULQDQ", "SHA", "GFNI", "AVX", "AVX2",
+  "SSE3", "SSSE3", "SSE4_1", "SSE4_2", "SSE4A", "AES", "PCLMULQDQ", "SHA", "GFNI", "AVX", "AVX2",
   "D3NOW", "D3NOWEXT", "FMA", "F16C", "XOP", "TBM", "LWP", "BMI1", "BMI2", "AMX_TILE", "AMX_INT8", "AMX_BF16",
   // Extensions no processor model has
   "RTM", "HLE", "SMX", "CET_SS", "CET_IBT", "WAITPKG", "PTWRITE", "RAO_INT", "MOVDIRI", "MOVDIR64B", "ENQCMD", "KL", "AESKLE",

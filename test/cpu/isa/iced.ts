@@ -253,6 +253,11 @@ export class Comparison {
     const name = mnemonicOf(iced);
     // Which of the hints it is changes nothing that a program can see.
     if (row.mnemonic === "NOP" && name.startsWith("PREFETCH")) return undefined;
+    // One row stands for a family until these have semantics: only where the instruction ends counts.
+    if (row.mnemonic === "SSE" || row.mnemonic === "MMX") {
+      const simd = featuresOf(iced).some((feature) => ["MMX", "SSE", "SSE2"].includes(feature));
+      return simd ? undefined : `mnemonic ${row.mnemonic} / ${name}`;
+    }
     if (row.mnemonic !== name) return `mnemonic ${row.mnemonic} / ${name}`;
     if (row.span === 16 && ours.condition !== iced.conditionCode - 1) return "condition";
     if (ours.lock !== iced.hasLockPrefix) return "lock";
