@@ -75,8 +75,8 @@ export class HyperstepConfigurations implements vscode.DebugConfigurationProvide
         return null as unknown as undefined;
       return undefined;
     }
-    const program = this.absolute(config.program, folder);
-    const initrd = typeof config.initrd === "string" ? this.absolute(config.initrd, folder) : config.initrd;
+    const program = this.platform.absolute(config.program, folder);
+    const initrd = typeof config.initrd === "string" ? this.platform.absolute(config.initrd, folder) : config.initrd;
     this.recent.add(this.platform.uriOf(program).toString());
     return {
       ...config,
@@ -158,16 +158,10 @@ export class HyperstepConfigurations implements vscode.DebugConfigurationProvide
     return image ?? { ...flatImage, uri: uris[0] };
   }
 
-  private absolute(path: string, folder: vscode.WorkspaceFolder | undefined): string {
-    const isAbsolute = /^([a-zA-Z]:[\\/]|[\\/]|[a-z][a-z0-9+.-]+:\/)/.test(path);
-    if (isAbsolute || !folder) return path;
-    return this.platform.pathOf(vscode.Uri.joinPath(folder.uri, path));
-  }
-
   private absoluteSymbols(symbols: unknown, folder: vscode.WorkspaceFolder | undefined): unknown {
-    if (typeof symbols === "string") return this.absolute(symbols, folder);
+    if (typeof symbols === "string") return this.platform.absolute(symbols, folder);
     if (Array.isArray(symbols)) return symbols.map((s) => this.absoluteSymbols(s, folder));
     const entry = symbols as { path?: unknown } | null;
-    return typeof entry?.path === "string" ? { ...entry, path: this.absolute(entry.path, folder) } : symbols;
+    return typeof entry?.path === "string" ? { ...entry, path: this.platform.absolute(entry.path, folder) } : symbols;
   }
 }

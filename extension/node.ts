@@ -1,4 +1,5 @@
 /** Entry of the desktop and of remote extension hosts: the debug adapter is a process of its own. */
+import { isAbsolute } from "node:path";
 import * as vscode from "vscode";
 import { activateHyperstep } from "./activate";
 import type { Platform } from "./platform";
@@ -19,6 +20,7 @@ export function activate(context: vscode.ExtensionContext): void {
     adapters: new AdapterProcess(vscode.Uri.joinPath(context.extensionUri, "dist", "adapter.js").fsPath),
     pathOf: (uri) => uri.fsPath,
     uriOf: (path) => vscode.Uri.file(path),
+    absolute: (path, folder) => (isAbsolute(path) || !folder ? path : vscode.Uri.joinPath(folder.uri, path).fsPath),
   };
   activateHyperstep(context, platform);
 }

@@ -8,4 +8,6 @@ export interface Platform {
   pathOf(uri: vscode.Uri): string;
   /** The reverse of pathOf. */
   uriOf(path: string): vscode.Uri;
+  /** A path of a launch configuration, made absolute, as pathOf writes it. */
+  absolute(path: string, folder: vscode.WorkspaceFolder | undefined): string;
 }

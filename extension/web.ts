@@ -13,6 +13,16 @@ const RETRY_MS = 5;
 /** In the browser a path is a URI as text. */
 const uriOf = (path: string): vscode.Uri => vscode.Uri.parse(path, true);
 
+/**
+ * A configuration may hold a URI, a path inside the workspace's file system (what `${workspaceFolder}/...` becomes), or a
+ * path relative to the folder.
+ */
+function absolute(path: string, folder: vscode.WorkspaceFolder | undefined): string {
+  if (/^[a-z][a-z0-9+.-]*:\//i.test(path) || !folder) return path;
+  if (path.startsWith("/")) return folder.uri.with({ path: path.replace(/^\/+/, "/") }).toString();
+  return vscode.Uri.joinPath(folder.uri, path).toString();
+}
+
 class WebHost implements AdapterHost {
   /** @param engineScript the engine worker's program */
   constructor(private readonly engineScript: string) {}
@@ -126,6 +136,7 @@ export function activate(context: vscode.ExtensionContext): void {
     },
     pathOf: (uri) => uri.toString(),
     uriOf,
+    absolute,
   };
   activateHyperstep(context, platform);
 }

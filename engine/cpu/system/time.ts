@@ -22,9 +22,17 @@ function checkTsd(cpu: Cpu): void {
 }
 
 function giveTsc(cpu: Cpu): void {
+  const { state } = cpu;
+  // Programs wait by reading the counter: the plain case makes no bigint.
+  if (!cpu.guest && (state.lo(Off.TSC_BASE) | state.hi(Off.TSC_BASE)) === 0) {
+    const { now } = cpu.clock;
+    state.setGpr32(Gpr.RAX, now);
+    state.setGpr32(Gpr.RDX, Math.floor(now / 0x1_0000_0000));
+    return;
+  }
   const tsc = readTsc(cpu);
-  cpu.state.setGpr(Gpr.RAX, tsc & 0xffff_ffffn);
-  cpu.state.setGpr(Gpr.RDX, tsc >> 32n);
+  state.setGpr(Gpr.RAX, tsc & 0xffff_ffffn);
+  state.setGpr(Gpr.RDX, tsc >> 32n);
 }
 
 const rdtsc: SystemHandler = (cpu, instruction) => {
