@@ -1,5 +1,6 @@
 /** Every kind of breakpoint: what the client asks for, what the engine is told, and what a stop is called afterwards. */
 import type { DebugProtocol } from "@vscode/debugprotocol";
+import { STORED_MSRS } from "../engine/cpu/registers";
 import type { BreakpointRequest, HitRule, Refusal, Stop, TraceFilter, WatchpointRequest } from "../engine/debug/api";
 import { TraceKind } from "../engine/trace";
 import { type Handlers, headlineOf, type SessionContext, threadOf } from "./context";
@@ -8,6 +9,7 @@ import { exitFilter, traceFilterOf } from "./exception-filters";
 import { parseReference } from "./format";
 import type { Listings } from "./listings";
 import type { Memory } from "./memory";
+import type { Stack } from "./stack";
 import type { Variables } from "./variables";
 
 /** "source" and a path or a source reference: breakpoints in one file or listing. */
@@ -53,6 +55,7 @@ export class Breakpoints {
     private readonly memory: Memory,
     private readonly variables: Variables,
     private readonly listings: Listings,
+    private readonly stack: Stack,
   ) {}
 
   readonly handlers: Handlers = {
@@ -70,10 +73,11 @@ export class Breakpoints {
     args: DebugProtocol.SetBreakpointsArguments,
   ): Promise<DebugProtocol.SetBreakpointsResponse["body"]> {
     const { source } = args;
-    if (this.listings.isListing(source)) return this.setListing(args);
+    const wantedHere = linesOf(args);
+    if (this.listings.isListing(source)) return this.setListing(source, wantedHere);
     const path = source.path ?? "";
     const first = this.session.client.linesStartAt1 ? 0 : 1;
-    return this.replace(`source ${path}`, args.breakpoints ?? [], async (wanted, id) => {
+    return this.replace(`source ${path}`, wantedHere, async (wanted, id) => {
       const found = this.session.lines.addressesOf(path, wanted.line + first);
       if (!found) throw new Error(MODEL_PATH.test(path) ? MODEL_SOURCE : NO_LINES);
       const addresses = this.firstInEachFunction(found.addresses);
@@ -94,12 +98,13 @@ export class Breakpoints {
   }
 
   private async setListing(
-    args: DebugProtocol.SetBreakpointsArguments,
+    source: DebugProtocol.Source,
+    wantedHere: readonly DebugProtocol.SourceBreakpoint[],
   ): Promise<DebugProtocol.SetBreakpointsResponse["body"]> {
     const first = this.session.client.linesStartAt1 ? 0 : 1;
-    const group: Group = `source ${args.source.sourceReference ?? 0}`;
-    const { breakpoints } = await this.replace(group, args.breakpoints ?? [], async (wanted, id) => {
-      const found = this.listings.addressAt(args.source, wanted.line + first);
+    const group: Group = `source ${source.sourceReference ?? 0}`;
+    const { breakpoints } = await this.replace(group, wantedHere, async (wanted, id) => {
+      const found = this.listings.addressAt(source, wanted.line + first);
       if (!found) throw new Error("this listing belongs to an earlier run: set the breakpoint in the new one");
       return {
         codes: [{ id, linear: found.address, ...guards(wanted) }],
@@ -107,7 +112,7 @@ export class Breakpoints {
         line: found.line - first,
       };
     });
-    return { breakpoints: breakpoints.map((b) => ({ ...b, source: args.source })) };
+    return { breakpoints: breakpoints.map((b) => ({ ...b, source })) };
   }
 
   private async locations(
@@ -151,10 +156,11 @@ export class Breakpoints {
         const { kind, match } = operand.trim() === "*" ? traceFilterOf("exit:*") : exitFilter(operand);
         return filter(kind, match);
       }
+      // Under a hypervisor the access is seen as the VM exit it causes.
       case "msr":
-        return filter(TraceKind.Msr, { index: await this.number(operand) });
+        return filter(TraceKind.Msr | TraceKind.VmExit, { index: await this.msrIndex(operand) });
       case "io":
-        return filter(TraceKind.Io, { port: await this.number(operand) });
+        return filter(TraceKind.Io | TraceKind.VmExit, { port: await this.number(operand) });
       default: {
         const address = await this.number(operand);
         const { condition, hit } = guards(wanted);
@@ -184,6 +190,13 @@ export class Breakpoints {
     return { codes: [{ id, linear, ...guards(wanted) }], where: linear };
   }
 
+  /** Of an MSR by name, whose value is no index, or by number. */
+  private async msrIndex(text: string): Promise<bigint> {
+    const name = text.trim().toLowerCase();
+    const row = STORED_MSRS.find((msr) => msr.name === name);
+    return row ? BigInt(row.index) : this.number(text);
+  }
+
   private async number(text: string): Promise<bigint> {
     const plain = parseReference(text);
     if (plain) return plain.address;
@@ -194,8 +207,9 @@ export class Breakpoints {
 
   private setData(args: DebugProtocol.SetDataBreakpointsArguments): Promise<object> {
     return this.replace("data", args.breakpoints, async (wanted, id) => {
-      const match = /^(gva|gpa|hpa):(0x[0-9a-f]+):([0-9]+)$/.exec(wanted.dataId);
-      if (!match) throw new Error(`"${wanted.dataId}" is no data breakpoint of this session`);
+      const match = /^(gva|gpa):(0x[0-9a-f]{1,16}):([0-9]{1,4})$/.exec(wanted.dataId);
+      if (!match || Number(match[3]) < 1 || Number(match[3]) > MAX_WATCH)
+        throw new Error(`"${wanted.dataId}" is no data breakpoint of this session`);
       const { condition, hit } = guards(wanted);
       return {
         watch: {
@@ -221,11 +235,14 @@ export class Breakpoints {
         : args.name;
     if (found === undefined)
       return { dataId: null, description: `${args.name} is not in memory: only memory can be watched` };
+    const vcpu = this.stack.vcpu(args.frameId);
     const bytes = args.bytes ?? (args.variablesReference ? 8 : (accessWidth(args.name) ?? 8));
     if (bytes < 1 || bytes > MAX_WATCH)
       return { dataId: null, description: `1 to ${MAX_WATCH} bytes can be watched, not ${bytes}` };
     try {
-      const reference = await this.memory.resolve(found);
+      const reference = await this.memory.resolve(found, args.frameId === undefined ? undefined : vcpu);
+      if (reference.space === "hpa")
+        return { dataId: null, description: "host-physical memory cannot be watched: use a gva or gpa address" };
       const address = `0x${reference.address.toString(16)}`;
       return {
         dataId: `${reference.space}:${address}:${bytes}`,
@@ -265,7 +282,8 @@ export class Breakpoints {
     threadId,
   }: DebugProtocol.ExceptionInfoArguments): Promise<DebugProtocol.ExceptionInfoResponse["body"]> {
     const { stop } = this.session;
-    if (!stop || threadOf(stop.vcpu) !== threadId) throw new Error(`thread ${threadId} is not stopped at an event`);
+    const event = stop && (stop.reason === "trace" || stop.traceKind !== 0 || stop.ending !== undefined);
+    if (!event || threadOf(stop.vcpu) !== threadId) throw new Error(`thread ${threadId} is not stopped at an event`);
     const filter = stop.hits.find((hit) => typeof hit === "string" && !hit.startsWith("function:"));
     const exceptionId = String(filter ?? (stop.ending ? stop.ending.kind : stop.reason));
     const headline = headlineOf(stop);
@@ -355,6 +373,10 @@ export class Breakpoints {
     return (await this.session.engine.request("setTraceFilters", { list })).refused;
   }
 }
+
+/** Older clients name lines only. */
+const linesOf = (args: DebugProtocol.SetBreakpointsArguments): readonly DebugProtocol.SourceBreakpoint[] =>
+  args.breakpoints ?? args.lines?.map((line) => ({ line })) ?? [];
 
 interface Guarded {
   readonly condition?: string;

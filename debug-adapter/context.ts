@@ -29,6 +29,11 @@ export interface ClientCapabilities {
   readonly invalidatedEvents: boolean;
   readonly memoryEvents: boolean;
   readonly progress: boolean;
+  /** Types and memory references of values; a client that says nothing gets them. */
+  readonly variableTypes: boolean;
+  readonly memoryReferences: boolean;
+  /** Whether completions say where they begin. */
+  readonly completionStarts: boolean;
 }
 
 export type OutputCategory = "console" | "important" | "stdout" | "stderr";

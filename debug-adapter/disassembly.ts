@@ -54,7 +54,8 @@ export class Disassembly {
     const missing = Math.max(0, -skip - before.length);
     const after = await this.after(place, Math.max(0, count + skip), context, token);
     const rows = [...before, ...after].slice(Math.max(0, skip), Math.max(0, skip) + count);
-    const printed = await Promise.all(rows.map((row) => this.print(row, reference.space === "gva")));
+    const named = args.resolveSymbols !== false;
+    const printed = await Promise.all(rows.map((row) => this.print(row, reference.space === "gva", named)));
     const instructions = [...Array.from({ length: missing }, () => PADDING), ...printed].slice(0, count);
     while (instructions.length < count) instructions.push(PADDING);
     return { instructions };
@@ -127,14 +128,14 @@ export class Disassembly {
     return here?.offset === 0n ? `${withTarget.padEnd(COMMENT_COLUMN)}; ${here.symbol.name}:` : withTarget;
   }
 
-  private async print(row: Row, linear: boolean): Promise<DebugProtocol.DisassembledInstruction> {
+  private async print(row: Row, linear: boolean, named: boolean): Promise<DebugProtocol.DisassembledInstruction> {
     const place = linear ? await this.guestSources.place(row.address) : undefined;
     const line = place && (this.session.client.linesStartAt1 ? place.line : place.line - 1);
-    const symbol = this.session.symbols.describe(row.address);
+    const symbol = named ? this.session.symbols.describe(row.address) : "";
     return {
       address: codeAddress(row.address),
       ...(row.bytes.length > 0 ? { instructionBytes: printBytes(row.bytes) } : {}),
-      instruction: this.text(row),
+      instruction: named ? this.text(row) : row.text,
       ...(symbol ? { symbol } : {}),
       ...(place ? { location: place.source, line } : {}),
       ...(row.valid ? {} : { presentationHint: "invalid" as const }),

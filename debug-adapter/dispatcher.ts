@@ -8,8 +8,8 @@ import { requestSchemas } from "./request-schemas";
 import { check, nearest } from "./schema";
 import type { Transport } from "./transport";
 
-/** Requests that do not wait for those before them. */
-const AT_ONCE: ReadonlySet<string> = new Set(["cancel", "pause", "terminate", "disconnect", "hyperstep/serialInput"]);
+/** Requests that do not wait for those before them. Pause does: it means the machine the requests before it set going. */
+const AT_ONCE: ReadonlySet<string> = new Set(["cancel", "terminate", "disconnect", "hyperstep/serialInput"]);
 /** Error ids of the protocol's error bodies. */
 const ErrorId = { FAILED: 1, BAD_ARGUMENTS: 2, UNKNOWN_COMMAND: 3 } as const;
 
@@ -102,7 +102,7 @@ export class Dispatcher {
       this.respond(request, true, body);
       this.after(request.command);
     } catch (error) {
-      if (error instanceof Cancelled) this.respond(request, false, undefined, "cancelled");
+      if (error instanceof Cancelled) this.respond(request, false, {}, "cancelled");
       else this.fail(request, ErrorId.FAILED, error instanceof Error ? error.message : String(error));
     }
   }

@@ -43,7 +43,12 @@ export class EngineClient {
   async terminate(patience: number): Promise<void> {
     if (this.gone) return;
     const asked = this.request("terminate", {}).catch(() => undefined);
-    await Promise.race([asked, new Promise((resolve) => setTimeout(resolve, patience))]);
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise((resolve) => {
+      timer = setTimeout(resolve, patience);
+    });
+    await Promise.race([asked, late]);
+    clearTimeout(timer);
     this.dispose();
   }
 

@@ -59,30 +59,39 @@ export class Evaluate {
     if (typeof result.value === "string") return { result: result.value, variablesReference: 0 };
     const { value, width, signed, decoded, memory, assignable, help } = result;
     const format = this.variables.formatOf(args.format);
-    const number = signed && value < 0n ? String(value) : formatValue(value, signed ? bitLength(value) : width, format);
+    const negative = signed && value < 0n;
+    const number =
+      negative && !args.format?.hex
+        ? String(value)
+        : formatValue(value, signed && !negative ? bitLength(value) : width, format);
     if (args.context === "clipboard") return { result: number, variablesReference: 0 };
     const other = format === "hex" && (args.context === "repl" || args.context === "hover") ? ` (${value})` : "";
     const symbol = this.session.symbols.describe(value);
     const pointed = width === 64 && symbol ? ` <${symbol}>` : "";
+    const { client } = this.session;
+    const reference = memory ? printReference(memory) : codeAddress(BigInt.asUintN(64, value));
     return {
       result: `${number}${other}${pointed}${decoded ? ` ${decoded}` : ""}`,
-      type: help ?? `${width} bits`,
+      ...(client.variableTypes ? { type: help ?? `${width} bits` } : {}),
       variablesReference: 0,
       presentationHint: assignable ? {} : { attributes: ["readOnly"] },
-      memoryReference: memory ? printReference(memory) : codeAddress(BigInt.asUintN(64, value)),
+      ...(client.memoryReferences ? { memoryReference: reference } : {}),
     };
   }
 
   private async completions(
     args: DebugProtocol.CompletionsArguments,
   ): Promise<DebugProtocol.CompletionsResponse["body"]> {
-    const { columnsStartAt1 } = this.session.client;
+    const { columnsStartAt1, completionStarts } = this.session.client;
     const before = args.text.slice(0, Math.max(0, args.column - (columnsStartAt1 ? 1 : 0)));
     const word = /\$?[\w.]*$/.exec(before)?.[0] ?? "";
     const start = before.length - word.length;
     const vcpu = this.stack.vcpu(args.frameId);
     const { items } = await this.session.engine.request("completions", { vcpu, text: word.replace(/^\$/, "") });
-    const place = { start: start + (columnsStartAt1 ? 1 : 0), length: word.length };
+    const place = {
+      ...(completionStarts ? { start: start + (columnsStartAt1 ? 1 : 0) } : {}),
+      length: word.length,
+    };
     const commands =
       before.trim() === word && word !== "" ? Object.keys(this.commands).filter((c) => c.startsWith(word)) : [];
     return {

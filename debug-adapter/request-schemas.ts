@@ -15,6 +15,8 @@ const format: Schema = { type: "object", properties: { hex: boolean } };
 const source = object({ path: string, name: string, sourceReference: integer });
 const list = (items: Schema): Schema => ({ type: "array", items });
 const step = object({ threadId: integer, granularity: string, singleThread: boolean, targetId: integer }, "threadId");
+/** Instructions one disassemble request may ask for, or skip. */
+const MAX_ROWS = 100_000;
 const anything: Schema = { type: "object" };
 
 export const requestSchemas: Readonly<Record<string, Schema>> = {
@@ -29,6 +31,7 @@ export const requestSchemas: Readonly<Record<string, Schema>> = {
     {
       source,
       breakpoints: list(object({ line: integer, condition: string, hitCondition: string, logMessage: string }, "line")),
+      lines: list(integer),
     },
     "source",
   ),
@@ -99,8 +102,8 @@ export const requestSchemas: Readonly<Record<string, Schema>> = {
     {
       memoryReference: string,
       offset: integer,
-      instructionOffset: integer,
-      instructionCount: { type: "integer", minimum: 0, maximum: 100_000 },
+      instructionOffset: { type: "integer", minimum: -MAX_ROWS, maximum: MAX_ROWS },
+      instructionCount: { type: "integer", minimum: 0, maximum: MAX_ROWS },
       resolveSymbols: boolean,
     },
     "memoryReference",

@@ -29,6 +29,8 @@ import { Variables } from "./variables";
 
 /** How long a stuck engine may take to end by itself (ms). */
 const PATIENCE = 1000;
+const NOT_YET = "nothing has been launched yet";
+const OVER = "the session is over";
 const STAGE_NAMES: ReadonlyMap<number, string> = new Map(Object.entries(TraceKind).map(([name, bit]) => [bit, name]));
 
 /** Stages offered as targets of "step into": what to stop at first. */
@@ -55,6 +57,9 @@ export class DebugSession implements Receiver, SessionContext {
     invalidatedEvents: false,
     memoryEvents: false,
     progress: false,
+    variableTypes: true,
+    memoryReferences: true,
+    completionStarts: true,
   };
 
   private readonly memory = new Memory(this);
@@ -73,6 +78,8 @@ export class DebugSession implements Receiver, SessionContext {
   /** Addresses of the goto targets handed out; an id is the place in the list, from 1. */
   private gotoAddresses: bigint[] = [];
   private serialDecoder = new TextDecoder();
+  /** What is to happen when a command has been answered: events the protocol wants behind the response. */
+  private following: { readonly command: string; run(): void } | null = null;
 
   constructor(
     private readonly transport: Transport,
@@ -83,7 +90,7 @@ export class DebugSession implements Receiver, SessionContext {
     this.listings = new Listings(this, disassembly);
     this.stack = new Stack(this, this.memory, this.sources, this.listings, this.guestSources);
     this.variables = new Variables(this, this.stack, this.memory);
-    this.breakpoints = new Breakpoints(this, this.memory, this.variables, this.listings);
+    this.breakpoints = new Breakpoints(this, this.memory, this.variables, this.listings, this.stack);
     const evaluate = new Evaluate(this, this.stack, this.variables, this.memory, disassembly);
     const all: Handlers = {
       ...this.lifeHandlers(),
@@ -99,7 +106,7 @@ export class DebugSession implements Receiver, SessionContext {
   }
 
   get engine(): EngineClient {
-    if (!this.client_) throw new Error(this.phase === "over" ? "the session is over" : "nothing has been launched yet");
+    if (!this.client_) throw new Error(this.phase === "over" ? OVER : NOT_YET);
     return this.client_;
   }
 
@@ -121,6 +128,10 @@ export class DebugSession implements Receiver, SessionContext {
   private after(command: string): void {
     if (command === "launch") this.event("initialized");
     if (command === "disconnect") this.transport.close();
+    const { following } = this;
+    if (following?.command !== command) return;
+    this.following = null;
+    following.run();
   }
 
   event(name: string, body?: object): void {
@@ -174,7 +185,10 @@ export class DebugSession implements Receiver, SessionContext {
       },
       stepIn: (args: DebugProtocol.StepInArguments) => this.stepIn(args),
       stepOut: (args: DebugProtocol.StepOutArguments) => this.step({ kind: "stepOut", vcpu: vcpuOf(args.threadId) }),
-      stepInTargets: async () => ({ targets: this.stepInTargets() }),
+      stepInTargets: async (args: DebugProtocol.StepInTargetsArguments) => {
+        this.stack.vcpu(args.frameId);
+        return { targets: this.stepInTargets() };
+      },
       pause: async () => {
         await this.engine.request("pause", {});
         return undefined;
@@ -197,6 +211,10 @@ export class DebugSession implements Receiver, SessionContext {
       invalidatedEvents: args.supportsInvalidatedEvent ?? false,
       memoryEvents: args.supportsMemoryEvent ?? false,
       progress: args.supportsProgressReporting ?? false,
+      variableTypes: args.supportsVariableType ?? true,
+      memoryReferences: args.supportsMemoryReferences ?? true,
+      // VS Code counts `start` from 0 whatever it announces, and then hides the proposals; without it they end at the cursor.
+      completionStarts: args.clientID !== "vscode",
     };
     return capabilities;
   }
@@ -218,12 +236,12 @@ export class DebugSession implements Receiver, SessionContext {
   private async start(args: Record<string, unknown>): Promise<void> {
     const { configuration, warnings } = validateLaunch(args);
     for (const warning of warnings) this.output(warning, "important");
-    this.configuration = configuration;
-    this.numbers = configuration.numbers;
     await this.withProgress(`Loading ${configuration.program}`, async () => {
       const request = await readImages(configuration, this.host);
       const symbols = await readSymbols(configuration, request.image.bytes, this.host);
       for (const warning of symbols.warnings) this.output(warning, "important");
+      this.configuration = configuration;
+      this.numbers = configuration.numbers;
       this.symbols = symbols.table;
       this.lines = symbols.lines;
       this.guestSources.forget();
@@ -231,7 +249,14 @@ export class DebugSession implements Receiver, SessionContext {
     });
   }
 
+  /** Starts a machine, in the place of the one that is there. */
   private async startEngine(request: LaunchRequest): Promise<void> {
+    const old = this.client_;
+    this.client_ = null;
+    this.running();
+    await old?.terminate(PATIENCE);
+    // The client may have gone while files were read.
+    if (this.phase === "over") throw new Error(OVER);
     this.serialDecoder = new TextDecoder();
     this.ending = null;
     this.gotoAddresses = [];
@@ -264,13 +289,15 @@ export class DebugSession implements Receiver, SessionContext {
   }
 
   private async configurationDone(): Promise<undefined> {
-    if (this.phase !== "launched") throw new Error("nothing has been launched yet");
+    if (this.phase === "running") throw new Error("the configuration is done already");
+    if (this.phase !== "launched") throw new Error(this.phase === "over" ? OVER : NOT_YET);
     this.phase = "running";
-    await this.begin();
+    await this.begin("configurationDone");
     return undefined;
   }
 
-  private async begin(): Promise<void> {
+  /** @param command the request that begins the run: a stop at the entry follows its response */
+  private async begin(command: string): Promise<void> {
     const { configuration } = this;
     if (configuration?.noDebug) {
       await this.engine.request("setBreakpoints", { list: [] });
@@ -278,14 +305,15 @@ export class DebugSession implements Receiver, SessionContext {
       await this.engine.request("setTraceFilters", { list: [] });
     }
     if (configuration?.stopOnEntry && !configuration.noDebug) {
-      this.onStopped({
+      const stop: Stop = {
         reason: "entry",
         vcpu: 0,
         hits: [],
         text: "Before the first instruction",
         traceKind: 0,
         modelFrames: [],
-      });
+      };
+      this.following = { command, run: () => this.onStopped(stop) };
       return;
     }
     await this.engine.request("resume", { kind: "start" });
@@ -293,18 +321,20 @@ export class DebugSession implements Receiver, SessionContext {
 
   private async restart(args: { arguments?: Record<string, unknown> }): Promise<undefined> {
     if (this.phase !== "running" || !this.configuration) throw new Error("there is no guest to restart");
-    const raw = args.arguments ?? null;
     const old = this.client_;
-    this.client_ = null;
-    this.running();
-    await old?.terminate(PATIENCE);
-    if (raw) await this.start(raw);
-    else {
-      const request = await readImages(this.configuration, this.host);
-      await this.startEngine(request);
+    try {
+      if (args.arguments) await this.start(args.arguments);
+      else await this.startEngine(await readImages(this.configuration, this.host));
+      await this.breakpoints.send();
+      await this.begin("restart");
+    } catch (error) {
+      // With a configuration that cannot be read the old guest goes on; without a guest the session is over.
+      if (this.client_ !== old) {
+        this.engineGone();
+        this.over();
+      }
+      throw error;
     }
-    await this.breakpoints.send();
-    await this.begin();
     return undefined;
   }
 
@@ -338,7 +368,7 @@ export class DebugSession implements Receiver, SessionContext {
   private async resume(how: Resume): Promise<void> {
     if (this.ending) {
       this.output("The guest has ended.");
-      await this.finish();
+      this.following = { command: how.kind, run: () => void this.finish() };
       return;
     }
     await this.engine.request("resume", how);
@@ -535,7 +565,10 @@ export class DebugSession implements Receiver, SessionContext {
     await this.engine.request("writeRegister", { vcpu, name: "rip", value: BigInt.asUintN(64, linear - csBase) });
     this.running();
     this.stop = { ...stop, vcpu, reason: "step", hits: [], text: "", description: undefined };
-    this.event("stopped", { reason: "goto", threadId: args.threadId, allThreadsStopped: true });
+    this.following = {
+      command: "goto",
+      run: () => this.event("stopped", { reason: "goto", threadId: args.threadId, allThreadsStopped: true }),
+    };
     return undefined;
   }
 }

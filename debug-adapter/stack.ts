@@ -56,9 +56,15 @@ export class Stack {
     return id === undefined ? undefined : this.frames.get(id);
   }
 
-  /** The vCPU expressions of a frame are evaluated on. */
+  /**
+   * The vCPU expressions of a frame are evaluated on; without a frame, the one that stopped.
+   * @throws Error when the frame is no longer there
+   */
   vcpu(frameId: number | undefined): number {
-    return this.frame(frameId)?.vcpu ?? this.session.stop?.vcpu ?? 0;
+    if (frameId === undefined) return this.session.stop?.vcpu ?? 0;
+    const frame = this.frame(frameId);
+    if (!frame) throw new Error("this stack frame is no longer there");
+    return frame.vcpu;
   }
 
   private async threads(): Promise<DebugProtocol.ThreadsResponse["body"]> {

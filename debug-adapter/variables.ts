@@ -78,7 +78,17 @@ export class Variables {
 
   /** An expandable value made elsewhere (the console): its bits. */
   bitsReference(vcpu: number, value: bigint, expression: string | undefined, bits: readonly BitField[]): number {
-    return this.add({ vcpu, items: async () => bitItems(value, expression, bits) });
+    return this.add({
+      vcpu,
+      items: async () => bitItems(await this.current(vcpu, expression, value), expression, bits),
+    });
+  }
+
+  /** A value as it is now: it may have been set since it was shown. */
+  private async current(vcpu: number, expression: string | undefined, shown: bigint): Promise<bigint> {
+    if (!expression) return shown;
+    const { value } = await this.session.engine.request("evaluate", { vcpu, expression, readOnly: true });
+    return typeof value === "bigint" ? value : shown;
   }
 
   private async scopes({ frameId }: DebugProtocol.ScopesArguments): Promise<DebugProtocol.ScopesResponse["body"]> {
@@ -102,7 +112,8 @@ export class Variables {
     };
     if (this.detailOf(frame)) scope("Stop", false, async () => this.detailItems(frame));
     for (const [group, title] of GROUP_TITLES) {
-      const count = fields.filter((f) => f.row.group === group).length;
+      const inGroup = fields.filter((f) => f.row.group === group);
+      const count = inGroup.filter((f) => group !== "segment" || !isPart(f, inGroup)).length;
       if (count > 0) scope(title, group !== "general", () => this.registerItems(vcpu, group), count);
       if (group === "general" && fields.some((f) => f.name === "rflags"))
         scope("Flags", true, () => this.flagItems(vcpu));
@@ -129,9 +140,12 @@ export class Variables {
   }
 
   private async registerItems(vcpu: number, group: RegisterGroup): Promise<Item[]> {
-    const { fields } = await this.session.engine.request("readRegisters", { vcpu });
-    const chosen = fields.filter((f) => f.row.group === group);
-    return group === "segment" ? segmentItems(chosen) : chosen.map(registerItem);
+    const read = async (): Promise<FieldValue[]> => {
+      const { fields } = await this.session.engine.request("readRegisters", { vcpu });
+      return fields.filter((f) => f.row.group === group);
+    };
+    const fields = await read();
+    return group === "segment" ? segmentItems(fields, read) : fields.map(registerItem);
   }
 
   private async flagItems(vcpu: number): Promise<Item[]> {
@@ -196,7 +210,7 @@ export class Variables {
     return format?.hex ? "hex" : this.session.numbers;
   }
 
-  private text(item: Item, format: NumberFormat): string {
+  private text(item: Pick<Item, "value" | "width" | "decoded">, format: NumberFormat): string {
     if (typeof item.value === "string") return item.value;
     const number = item.width === 1 ? String(item.value) : formatValue(item.value, item.width, format);
     return item.decoded ? `${number} ${item.decoded}` : number;
@@ -204,6 +218,7 @@ export class Variables {
 
   private variable(vcpu: number, item: Item, format: NumberFormat): DebugProtocol.Variable {
     const { bits, children, value } = item;
+    const { client } = this.session;
     const reference = children
       ? this.add({ vcpu, items: children })
       : bits && typeof value === "bigint"
@@ -212,10 +227,10 @@ export class Variables {
     return {
       name: item.name,
       value: this.text(item, format),
-      type: item.help ?? (item.width > 0 ? `${item.width} bits` : ""),
+      ...(client.variableTypes ? { type: item.help ?? (item.width > 0 ? `${item.width} bits` : "") } : {}),
       variablesReference: reference,
       ...(item.expression ? { evaluateName: item.expression } : {}),
-      ...(item.memory ? { memoryReference: item.memory } : {}),
+      ...(item.memory && client.memoryReferences ? { memoryReference: item.memory } : {}),
       ...(item.readOnly ? { presentationHint: { attributes: ["readOnly"] } } : {}),
     };
   }
@@ -228,7 +243,14 @@ export class Variables {
     const item = (await container.items()).find((i) => i.name === args.name);
     if (!item) throw new Error(`there is no "${args.name}" here`);
     if (item.readOnly || !item.expression) throw new Error(`${args.name} cannot be changed`);
-    return this.assign(container.vcpu, item.expression, args.value, this.formatOf(args.format), item.bits);
+    // What the view shows may come back edited, the meaning still behind the number.
+    const shown = item.decoded && args.value.trimEnd().endsWith(` ${item.decoded}`);
+    const value = shown ? args.value.trimEnd().slice(0, -item.decoded.length) : args.value;
+    const format = this.formatOf(args.format);
+    await this.assign(container.vcpu, item.expression, value, format);
+    const now = (await container.items()).find((i) => i.name === args.name) ?? item;
+    const { value: text, type, variablesReference } = this.variable(container.vcpu, now, format);
+    return { value: text, ...(type ? { type } : {}), variablesReference };
   }
 
   private async setExpression(
@@ -242,11 +264,9 @@ export class Variables {
     target: string,
     value: string,
     format: NumberFormat,
-    bits?: readonly BitField[],
-  ): Promise<DebugProtocol.SetVariableResponse["body"]> {
+  ): Promise<DebugProtocol.SetExpressionResponse["body"]> {
     // What a value looks like in the view ("0x80000011 PG|PE") may come back edited: the words are not part of it.
-    const plain =
-      /^\s*(-?(?:0[xX][0-9a-fA-F_]+|0[bB][01_]+|[0-9]+))(?:\s+[A-Z_][\w|=. -]*)?\s*$/.exec(value)?.[1] ?? value;
+    const plain = /^\s*(-?(?:0[xX][0-9a-fA-F_]+|0[bB][01_]+|[0-9]+))(?:\s+[A-Za-z_].*)?\s*$/.exec(value)?.[1] ?? value;
     const { engine } = this.session;
     const right = await engine.request("evaluate", { vcpu, expression: plain, readOnly: true });
     if (typeof right.value === "string") throw new Error(`${target} must be a number, not the string "${right.value}"`);
@@ -254,9 +274,7 @@ export class Variables {
     const result = await engine.request("evaluate", { vcpu, expression });
     this.session.invalidate(["variables", "stacks"]);
     if (typeof result.value === "string") return { value: result.value };
-    const number = formatValue(result.value, result.width, format);
-    const reference = bits ? this.bitsReference(vcpu, result.value, target, bits) : 0;
-    return { value: result.decoded ? `${number} ${result.decoded}` : number, variablesReference: reference };
+    return { value: this.text(result, format), variablesReference: 0 };
   }
 
   /** Where the value of a variable lies in memory, for data breakpoints; undefined when it has no place there. */
@@ -295,23 +313,37 @@ function registerItem(field: FieldValue): Item {
   };
 }
 
-/** One line a segment register, its hidden parts inside. */
-function segmentItems(fields: readonly FieldValue[]): Item[] {
+/** A hidden part (`cs.base`) of a register that is itself among `fields`. */
+function isPart({ name }: FieldValue, fields: readonly FieldValue[]): boolean {
+  const [base, part] = name.split(".");
+  return part !== undefined && fields.some((f) => f.name === base);
+}
+
+/**
+ * One line a segment register, its hidden parts inside.
+ * @param again reads the fields anew, for when a line is opened
+ */
+function segmentItems(fields: readonly FieldValue[], again: () => Promise<readonly FieldValue[]>): Item[] {
   const items: Item[] = [];
   for (const field of fields) {
-    const [base, part] = field.name.split(".");
-    if (part !== undefined && fields.some((f) => f.name === base)) continue;
-    const parts = fields.filter((f) => f.name.startsWith(`${field.name}.`));
+    if (isPart(field, fields)) continue;
+    const base = field.name;
+    const partsIn = (all: readonly FieldValue[]): FieldValue[] => all.filter((f) => f.name.startsWith(`${base}.`));
+    const parts = partsIn(fields);
     const item = registerItem(field);
     if (parts.length === 0) {
       items.push(item);
       continue;
     }
     const decoded = parts.map((p) => `${p.name.slice(base.length + 1)}=0x${p.value.toString(16)}`).join(" ");
-    const children = async (): Promise<Item[]> => [
-      ...(item.bits ? bitItems(field.value, field.name, item.bits) : []),
-      ...parts.map((p) => ({ ...registerItem(p), name: p.name.slice(base.length + 1) })),
-    ];
+    const children = async (): Promise<Item[]> => {
+      const now = await again();
+      const { value } = now.find((f) => f.name === base) ?? field;
+      return [
+        ...(item.bits ? bitItems(value, base, item.bits) : []),
+        ...partsIn(now).map((p) => ({ ...registerItem(p), name: p.name.slice(base.length + 1) })),
+      ];
+    };
     items.push({ ...item, bits: undefined, decoded, children });
   }
   return items;

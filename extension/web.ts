@@ -24,8 +24,25 @@ function absolute(path: string, folder: vscode.WorkspaceFolder | undefined): str
 }
 
 class WebHost implements AdapterHost {
-  /** @param engineScript the engine worker's program */
-  constructor(private readonly engineScript: string) {}
+  /**
+   * @param engineScript the engine worker's program
+   * @param scriptUri where it came from; its source map lies beside it
+   */
+  constructor(
+    private readonly engineScript: string,
+    private readonly scriptUri: vscode.Uri,
+  ) {}
+
+  /** The worker runs from a blob, whose name in stack traces leads nowhere. */
+  async engineMap(): Promise<{ text: string; directory: string }> {
+    const map = this.scriptUri.with({ path: `${this.scriptUri.path}.map` });
+    const text = new TextDecoder().decode(await vscode.workspace.fs.readFile(map));
+    // A development server may put an extension's maps into a section, because it wraps the extension's scripts in a
+    // function; the worker's script is not wrapped.
+    const { sections } = JSON.parse(text) as { sections?: readonly { map: unknown }[] };
+    const plain = sections ? JSON.stringify(sections[0].map) : text;
+    return { text: plain, directory: vscode.Uri.joinPath(map, "..").toString() };
+  }
 
   async readFile(path: string): Promise<Uint8Array> {
     try {
@@ -131,7 +148,7 @@ export function activate(context: vscode.ExtensionContext): void {
     adapters: {
       createDebugAdapterDescriptor: async () => {
         const text = new TextDecoder().decode(await vscode.workspace.fs.readFile(script));
-        return new vscode.DebugAdapterInlineImplementation(new EditorAdapter(new WebHost(text)));
+        return new vscode.DebugAdapterInlineImplementation(new EditorAdapter(new WebHost(text, script)));
       },
     },
     pathOf: (uri) => uri.toString(),

@@ -10,7 +10,7 @@ import type { Instruction } from "./isa/instruction";
 
 /** Instructions that a control (or always) makes exit, with no operands to look at beyond the instruction itself. */
 export type SimpleIntercept =
-  | "cpuid" | "getsec" | "hlt" | "invd" | "wbinvd" | "wbnoinvd" | "xsetbv" | "rdpmc" | "rdtsc" | "rdtscp" | "rsm"
+  | "cpuid" | "getsec" | "hlt" | "invd" | "wbinvd" | "wbnoinvd" | "xsetbv" | "rdpmc" | "rdtsc" | "rdtscp" | "rdpid" | "rsm"
   | "pause" | "mwait" | "monitor" | "vmcall" | "vmclear" | "vmlaunch" | "vmptrld" | "vmptrst" | "vmread" | "vmresume"
   | "vmwrite" | "vmxoff" | "vmxon" | "invept" | "invvpid" | "invpcid" | "vmfunc" | "rdrand" | "rdseed" | "encls"
   | "enclv" | "pconfig" | "tpause" | "umwait" | "xsaves" | "xrstors" | "loadiwkey" | "sgdt" | "sidt" | "lgdt" | "lidt"
@@ -73,6 +73,10 @@ export interface GuestMode {
   boundary(): void;
   /** Whether pending interrupts are recognised whatever RFLAGS.IF says (external-interrupt exiting; SVM V_INTR_MASKING). */
   readonly ignoresIf: boolean;
+  /** The next instruction is to be run by single iterations where it is a repeated one (monitor trap flag). */
+  readonly stepsIterations?: boolean;
+  /** One iteration of it has been made, which was not the last. */
+  iterated?(): void;
   /** Instructions until the VMX-preemption timer expires; Infinity without. `preemptionTimerExpired` then exits. */
   instructionsToPreemption(): number;
   preemptionTimerExpired(): void;

@@ -221,22 +221,27 @@ export class Processor implements Cpu {
     const { state } = this;
     const shadow = state.u32(Off.INHIBIT) & SHADOW;
     const flags = state.u32(Off.FLAGS_REST);
-    if (shadow === 0 && (flags & (Rflags.TF | Rflags.RF)) === 0) {
+    const iterations = this.guest?.stepsIterations === true;
+    if (!iterations && shadow === 0 && (flags & (Rflags.TF | Rflags.RF)) === 0) {
       this.execute(budget, false);
       return;
     }
     const before = this.own.retired;
     this.lastMnemonic = "";
-    this.execute(1, (flags & Rflags.TF) !== 0);
+    this.execute(1, iterations || (flags & Rflags.TF) !== 0);
     // The shadow lasts for one instruction, however it ends; so does RF, unless the instruction set it (SDM 3B 17.3.1.1).
     // VM entry has loaded the guest's own.
-    if (!ENTERS_GUEST.has(this.lastMnemonic)) state.setU32(Off.INHIBIT, state.u32(Off.INHIBIT) & ~shadow);
+    const entry = ENTERS_GUEST.has(this.lastMnemonic);
+    if (!entry || !this.guest) state.setU32(Off.INHIBIT, state.u32(Off.INHIBIT) & ~shadow);
     if (shadow !== 0) this.wantsAttention = true;
     const retired = this.own.retired > before;
     if (retired && flags & Rflags.RF && !SETS_RF.has(this.lastMnemonic)) {
       state.setU32(Off.FLAGS_REST, state.u32(Off.FLAGS_REST) & ~Rflags.RF);
     }
     const iterated = state.u32(Off.STATUS) === ExitStatus.AGAIN;
+    if (iterated) this.guest?.iterated?.();
+    // A successful VM entry, and one that failed late, has loaded other flags: the trap is lost (SDM 3C 27.7.3, 27.8).
+    if (entry && (this.guest || (state.u32(Off.FLAGS_REST) & Rflags.TF) === 0)) return;
     if (flags & Rflags.TF && (retired || iterated) && !CLEARS_TF.has(this.lastMnemonic)) pendDebug(this, Dr6.BS);
   }
 
@@ -259,7 +264,7 @@ export class Processor implements Cpu {
         try {
           record = this.code.locate();
           // A BREAK that has been looked at at this very boundary does not stop again.
-          if (atBreak === state.rip && this.keyOf(record) === Key.BREAK) record += RECORD_SIZE;
+          if (this.keyOf(record) === Key.BREAK && atBreak === state.rip) record += RECORD_SIZE;
           if (slowly && this.keyOf(record) === Key.CROSS) record = this.code.crossing(record);
         } catch (e) {
           if (!(e instanceof CpuFault)) throw e;
@@ -402,7 +407,10 @@ export class Processor implements Cpu {
 
   /** RIP to the instruction behind one of `length` bytes. */
   private advance(length: number): void {
-    this.state.rip = BigInt.asUintN(64, this.state.rip + BigInt(length));
+    const { state } = this;
+    const lo = (state.lo(Off.RIP) + length) | 0;
+    state.setLo(Off.RIP, lo);
+    if (lo >>> 0 < length) state.setHi(Off.RIP, state.hi(Off.RIP) + 1);
   }
 
   /** The segment an access goes through: the one it names, or the record's own. */

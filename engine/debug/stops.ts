@@ -112,8 +112,22 @@ export class Stops {
       text: headline(point, verdict !== null),
       ...(description ? { description } : {}),
       detail: point.detail,
+      ...this.onGuestMemory(point),
       traceKind: point.kind === TraceKind.Instruction ? 0 : point.kind,
     };
+  }
+
+  /**
+   * A watched guest-physical place lies elsewhere in the host's memory, where the processor met it: what is told is the
+   * guest's address.
+   */
+  private onGuestMemory(point: TracePoint): Pick<Decision, "text" | "detail"> | undefined {
+    const { cause, id, size, write } = point.detail;
+    if (cause !== "watchpoint" || this.environment.machine.config.accel === "none") return undefined;
+    const watch = this.points.watches.find((w) => w.id === Number(id));
+    if (watch?.space !== "physical") return undefined;
+    const text = `${write ? "wrote" : "read"} ${size} bytes at gpa:0x${watch.address.toString(16)}`;
+    return { text, detail: { ...point.detail, address: watch.address } };
   }
 
   private verdictOf(point: TracePoint): { verdict: Verdict | null; reason: StopReason } {

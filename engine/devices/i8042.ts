@@ -5,13 +5,22 @@
 import type { Line, Registers, Stateful } from "./chip";
 
 const Status = { OUTPUT_FULL: 1, SYSTEM: 4, COMMAND: 8, UNLOCKED: 0x10, AUX_DATA: 0x20 } as const;
-const Config = { KEYBOARD_IRQ: 1, AUX_IRQ: 2, SYSTEM: 4, NO_KEYBOARD: 0x10, NO_AUX: 0x20 } as const;
+const Config = {
+  KEYBOARD_IRQ: 1,
+  AUX_IRQ: 2,
+  SYSTEM: 4,
+  NO_KEYBOARD: 0x10,
+  NO_AUX: 0x20,
+  TRANSLATION: 0x40,
+} as const;
 /** Output port: bit 0 is the active-low reset, bit 1 the A20 gate (always open here, as on today's processors). */
 const Output = { NOT_RESET: 1, A20: 2, KEYBOARD_IRQ: 0x10, AUX_IRQ: 0x20 } as const;
 
 const ACK = 0xfa;
 const RESEND = 0xfe;
 const SELF_TEST_OK = 0xaa;
+/** What the controller's translation makes of the numbers of the scan code sets 1, 2, 3. */
+const TRANSLATED_SET = [0x43, 0x41, 0x3f] as const;
 
 interface Source {
   /** Bytes from the device that wait to be read. */
@@ -21,24 +30,36 @@ interface Source {
   scanning: boolean;
 }
 
+interface MouseSettings {
+  /** Code 0..3 of the resolution: 1, 2, 4, 8 counts a millimetre. */
+  resolution: number;
+  /** Samples a second. */
+  rate: number;
+  /** Scaling 2:1. */
+  doubled: boolean;
+}
+
+const defaultMouse = (): MouseSettings => ({ resolution: 2, rate: 100, doubled: false });
+
 export interface I8042State {
   config: number;
   outputPort: number;
   /** Byte in the output buffer, -1 when empty; `fromAux` tells whose. */
   output: number;
   fromAux: boolean;
-  /** Controller answers waiting for the output buffer. */
-  answers: number[];
+  /** Bytes the controller itself puts into the output buffer, whether or not the devices' interfaces are enabled. */
+  answers: { byte: number; aux: boolean }[];
   /** Controller command that waits for a data byte at port 0x60, -1 for none. */
   pendingCommand: number;
   lastWasCommand: boolean;
   scanSet: number;
   keyboard: Source;
   aux: Source;
+  mouse: MouseSettings;
 }
 
 const newState = (): I8042State => ({
-  config: Config.KEYBOARD_IRQ | Config.SYSTEM | 0x40,
+  config: Config.KEYBOARD_IRQ | Config.SYSTEM | Config.TRANSLATION,
   outputPort: Output.NOT_RESET | Output.A20,
   output: -1,
   fromAux: false,
@@ -48,6 +69,7 @@ const newState = (): I8042State => ({
   scanSet: 2,
   keyboard: { queue: [], argumentOf: -1, scanning: true },
   aux: { queue: [], argumentOf: -1, scanning: false },
+  mouse: defaultMouse(),
 });
 
 export class I8042 implements Stateful<I8042State> {
@@ -110,9 +132,10 @@ export class I8042 implements Stateful<I8042State> {
   private refill(): void {
     const s = this.state;
     if (s.output < 0) {
-      if (s.answers.length > 0) {
-        s.output = s.answers.shift() as number;
-        s.fromAux = false;
+      const answer = s.answers.shift();
+      if (answer) {
+        s.output = answer.byte;
+        s.fromAux = answer.aux;
       } else if (s.keyboard.queue.length > 0 && !(s.config & Config.NO_KEYBOARD)) {
         s.output = s.keyboard.queue.shift() as number;
         s.fromAux = false;
@@ -131,8 +154,8 @@ export class I8042 implements Stateful<I8042State> {
     this.auxIrq.set(full && s.fromAux && (s.config & Config.AUX_IRQ) !== 0);
   }
 
-  private answer(...bytes: number[]): void {
-    this.state.answers.push(...bytes);
+  private answer(byte: number, aux = false): void {
+    this.state.answers.push({ byte, aux });
     this.refill();
   }
 
@@ -207,10 +230,9 @@ export class I8042 implements Stateful<I8042State> {
         if (!(value & Output.NOT_RESET)) this.resetCpu();
         break;
       case 0xd2:
-        s.keyboard.queue.push(value);
-        break;
       case 0xd3:
-        s.aux.queue.push(value);
+        // The byte reads as if the device had sent it.
+        this.answer(value, command === 0xd3);
         break;
       case 0xd4:
         s.config &= ~Config.NO_AUX;
@@ -229,8 +251,11 @@ export class I8042 implements Stateful<I8042State> {
     k.argumentOf = -1;
     if (pending >= 0) {
       k.queue.push(ACK);
-      if (pending === 0xf0 && value === 0) k.queue.push(this.state.scanSet);
-      else if (pending === 0xf0 && value <= 3) this.state.scanSet = value;
+      if (pending === 0xf0 && value === 0) {
+        const { config, scanSet } = this.state;
+        k.queue.push(config & Config.TRANSLATION ? TRANSLATED_SET[scanSet - 1] : scanSet);
+      }
+      if (pending === 0xf0 && value >= 1 && value <= 3) this.state.scanSet = value;
       return;
     }
     switch (value) {
@@ -240,7 +265,7 @@ export class I8042 implements Stateful<I8042State> {
         k.queue.push(ACK, SELF_TEST_OK);
         break;
       case 0xf2:
-        k.queue.push(ACK, 0xab, this.state.config & 0x40 ? 0x41 : 0x83);
+        k.queue.push(ACK, 0xab, this.state.config & Config.TRANSLATION ? 0x41 : 0x83);
         break;
       case 0xee:
         k.queue.push(0xee);
@@ -265,27 +290,40 @@ export class I8042 implements Stateful<I8042State> {
   }
 
   private auxCommand(value: number): void {
-    const m = this.state.aux;
+    const { aux: m, mouse } = this.state;
     const pending = m.argumentOf;
     m.argumentOf = -1;
     if (pending >= 0) {
+      if (pending === 0xe8) mouse.resolution = value & 3;
+      else mouse.rate = value;
       m.queue.push(ACK);
       return;
     }
     switch (value) {
       case 0xff:
         m.scanning = false;
+        this.state.mouse = defaultMouse();
         m.queue.push(ACK, SELF_TEST_OK, 0);
         break;
       case 0xf2:
         m.queue.push(ACK, 0);
         break;
       case 0xe9:
-        // Status: stream mode, scaling 1:1, resolution 4/mm, 100 samples a second.
-        m.queue.push(ACK, m.scanning ? 0x20 : 0, 2, 100);
+        // Status: stream mode, reporting, scaling; resolution; rate.
+        m.queue.push(ACK, (m.scanning ? 0x20 : 0) | (mouse.doubled ? 0x10 : 0), mouse.resolution, mouse.rate);
         break;
       case 0xeb:
         m.queue.push(ACK, 8, 0, 0);
+        break;
+      case 0xe6:
+      case 0xe7:
+        mouse.doubled = value === 0xe7;
+        m.queue.push(ACK);
+        break;
+      case 0xf6:
+        m.scanning = false;
+        this.state.mouse = defaultMouse();
+        m.queue.push(ACK);
         break;
       case 0xe8:
       case 0xf3:

@@ -65,6 +65,13 @@ export class IoApic implements Stateful<IoApicState>, Registers {
     this.state = { ...newState(), lines };
   }
 
+  /** Some input may raise NMIs. */
+  get carriesNmi(): boolean {
+    return this.state.low.some(
+      (entry) => !(entry & Redirection.MASKED) && ((entry >> Redirection.DELIVERY_SHIFT) & 7) === DeliveryMode.NMI,
+    );
+  }
+
   line(pin: number): Line {
     return { set: (level) => this.setLine(pin, level) };
   }

@@ -54,8 +54,9 @@ export const ApicError = {
 
 const SVR_ENABLE = 1 << 8;
 const SVR_SUPPRESS_EOI = 1 << 12;
-/** Version 0x14, six LVT entries, EOI-broadcast suppression (SDM 3A 10.4.8). */
-const VERSION = 0x01050014;
+/** Version 0x14, six LVT entries (SDM 3A 10.4.8). */
+const VERSION = 0x00050014;
+const VERSION_SUPPRESS_EOI = 1 << 24;
 
 const BASE_BSP = 1n << 8n;
 const BASE_X2APIC = 1n << 10n;
@@ -106,6 +107,8 @@ export interface LocalApicOptions {
   /** Bootstrap processor: IA32_APIC_BASE.BSP, and LINT0 passes the 8259's interrupts as firmware leaves it. */
   readonly bsp: boolean;
   readonly x2apic: boolean;
+  /** EOI broadcasts can be suppressed: the I/O APICs have EOI registers. */
+  readonly suppressesEoi: boolean;
   readonly tscDeadline: boolean;
   /** MAXPHYADDR: what IA32_APIC_BASE may hold. */
   readonly physicalBits: number;
@@ -153,7 +156,7 @@ export class LocalApic implements Stateful<LocalApicState>, Registers, ApicTarge
     if (this.options.bsp) r[ApicReg.LVT_LINT0 >> 4] = DeliveryMode.EXTINT << Lvt.MODE_SHIFT;
     r[ApicReg.DFR >> 4] = 0xffffffff;
     r[ApicReg.SVR >> 4] = 0xff;
-    r[ApicReg.VERSION >> 4] = VERSION;
+    r[ApicReg.VERSION >> 4] = VERSION | (this.options.suppressesEoi ? VERSION_SUPPRESS_EOI : 0);
     this.state.errors = 0;
     this.state.timerStart = -1;
     this.state.tscDeadline = 0n;
@@ -272,6 +275,12 @@ export class LocalApic implements Stateful<LocalApicState>, Registers, ApicTarge
     if (!this.globallyEnabled) return true;
     const entry = this.reg(ApicReg.LVT_LINT0);
     return !(entry & Lvt.MASKED) && ((entry >> Lvt.MODE_SHIFT) & 7) === DeliveryMode.EXTINT;
+  }
+
+  /** Whether LINT0, the only local pin something drives on a PC, raises NMIs. */
+  get carriesNmi(): boolean {
+    const entry = this.reg(ApicReg.LVT_LINT0);
+    return this.globallyEnabled && !(entry & Lvt.MASKED) && ((entry >> Lvt.MODE_SHIFT) & 7) === DeliveryMode.NMI;
   }
 
   /** Local interrupt pin LINT0 or LINT1. ExtINT is level-sensitive and asked for through `passesExtInt`. */
@@ -400,7 +409,7 @@ export class LocalApic implements Stateful<LocalApicState>, Registers, ApicTarge
         r[offset >> 4] = value | 0x0fffffff;
         return;
       case ApicReg.SVR:
-        r[offset >> 4] = value & 0x13ff;
+        r[offset >> 4] = value & (0x3ff | (this.options.suppressesEoi ? SVR_SUPPRESS_EOI : 0));
         if (!(value & SVR_ENABLE)) for (const entry of LVT_ENTRIES) r[entry >> 4] |= Lvt.MASKED;
         this.options.core.attention();
         return;

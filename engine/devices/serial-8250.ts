@@ -217,8 +217,10 @@ export class Serial8250 implements Stateful<SerialState>, Registers {
   private send(byte: number): void {
     const s = this.state;
     if (s.mcr & Mcr.LOOP) {
+      // Data sheet 8.4, overrun: the new character destroys the one in the receiver buffer, but not those in the FIFO.
       if (s.rx.length >= this.capacity) s.lsr |= Lsr.OVERRUN;
-      else s.rx.push(byte);
+      if (!this.fifo) s.rx = [byte];
+      else if (s.rx.length < this.capacity) s.rx.push(byte);
       this.startTimeout();
     } else {
       this.output(byte);

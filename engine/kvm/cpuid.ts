@@ -104,8 +104,12 @@ export function kvmDevIoctlGetCpuid(module: KvmModuleBase): KvmCpuidEntry2[] {
 }
 
 /** kvm_find_cpuid_entry_index */
-export function kvmFindCpuidEntry(vcpu: KvmVcpu, leaf: number, index: number): KvmCpuidEntry2 | undefined {
-  for (const e of vcpu.arch.cpuidEntries) {
+export const kvmFindCpuidEntry = (vcpu: KvmVcpu, leaf: number, index: number): KvmCpuidEntry2 | undefined =>
+  cpuidEntry2Find(vcpu.arch.cpuidEntries, leaf, index);
+
+/** cpuid_entry2_find */
+function cpuidEntry2Find(entries: readonly KvmCpuidEntry2[], leaf: number, index: number): KvmCpuidEntry2 | undefined {
+  for (const e of entries) {
     if (e.function !== leaf) continue;
     if (!(e.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) || e.index === index) return e;
   }
@@ -123,37 +127,45 @@ export function kvmVcpuIoctlSetCpuid2(vcpu: KvmVcpu, entries: readonly KvmCpuidE
   if (entries.length > KVM_MAX_CPUID_ENTRIES) {
     throw new KvmError("E2BIG", "KVM_SET_CPUID2", `at most ${KVM_MAX_CPUID_ENTRIES} entries`);
   }
+  const table = entries.map((e) => ({ ...e }));
   if (vcpu.arch.lastVmentryCpu !== -1) {
+    // kvm_cpuid_check_equal, after the new table's runtime bits have been brought up to date.
+    updateCpuidRuntime(vcpu, table);
+    const current = vcpu.arch.cpuidEntries;
+    const fields = ["function", "index", "flags", "eax", "ebx", "ecx", "edx"] as const;
     const same =
-      entries.length === vcpu.arch.cpuidEntries.length &&
-      entries.every((e, i) => {
-        const o = vcpu.arch.cpuidEntries[i];
-        return e.function === o.function && e.index === o.index && e.eax === o.eax && e.ebx === o.ebx;
-      });
+      table.length === current.length &&
+      table.every((e, i) => fields.every((field) => e[field] >>> 0 === current[i][field] >>> 0));
     if (!same) throw new KvmError("EINVAL", "KVM_SET_CPUID2", "the vCPU has run; its CPUID may not change any more");
+    return;
   }
   const addressSizes = entries.find((e) => e.function === 0x80000008);
   const linear = addressSizes ? (addressSizes.eax >> 8) & 0xff : 0;
   if (linear !== 0 && linear !== 48 && linear !== 57) {
     throw new KvmError("EINVAL", "KVM_SET_CPUID2", `${linear} linear-address bits: 48 and 57 exist`);
   }
-  vcpu.arch.cpuidEntries = entries.map((e) => ({ ...e }));
+  vcpu.arch.cpuidEntries = table;
   kvmUpdateCpuidRuntime(vcpu);
   kvmVcpuAfterSetCpuid(vcpu);
 }
 
 /** kvm_update_cpuid_runtime: OSXSAVE follows CR4, APIC follows IA32_APIC_BASE, MONITOR follows IA32_MISC_ENABLE. */
 export function kvmUpdateCpuidRuntime(vcpu: KvmVcpu): void {
+  updateCpuidRuntime(vcpu, vcpu.arch.cpuidEntries);
+}
+
+/** __kvm_update_cpuid_runtime */
+function updateCpuidRuntime(vcpu: KvmVcpu, entries: readonly KvmCpuidEntry2[]): void {
   const setBit = (e: KvmCpuidEntry2, reg: CpuidReg, bit: number, on: boolean) => {
     e[reg] = (on ? e[reg] | (1 << bit) : e[reg] & ~(1 << bit)) >>> 0;
   };
-  const one = kvmFindCpuidEntry(vcpu, 1, 0);
+  const one = cpuidEntry2Find(entries, 1, 0);
   if (one) {
     if ((one.ecx >>> 26) & 1) setBit(one, "ecx", 27, (kvmReadCr4(vcpu) & Cr4.OSXSAVE) !== 0n);
     setBit(one, "edx", 9, (kvmGetApicBase(vcpu) & (1n << 11n)) !== 0n);
     setBit(one, "ecx", 3, (one.ecx & 8) !== 0 && (vcpu.arch.ia32MiscEnable & (1n << 18n)) !== 0n);
   }
-  const seven = kvmFindCpuidEntry(vcpu, 7, 0);
+  const seven = cpuidEntry2Find(entries, 7, 0);
   if (seven && (seven.ecx >>> 3) & 1) setBit(seven, "ecx", 4, (kvmReadCr4(vcpu) & Cr4.PKE) !== 0n);
 }
 
@@ -167,9 +179,20 @@ function kvmVcpuAfterSetCpuid(vcpu: KvmVcpu): void {
   vcpu.module.ops.vcpuAfterSetCpuid(vcpu);
 }
 
-/** CR4 bits the guest may not set, because its CPUID does not have what they switch. */
+/**
+ * CR4 bits the guest may not set: KVM cannot give it what they switch (cr4_reserved_bits), or its CPUID does not have it.
+ * A vCPU whose CPUID userspace has not set yet is only held to the former.
+ */
 export function cr4GuestRsvdBits(vcpu: KvmVcpu): bigint {
-  const has = (leaf: number, reg: CpuidReg, bit: number) => guestCpuidHas(vcpu, leaf, 0, reg, bit);
+  const reserved = cr4ReservedBits(kvmDevIoctlGetCpuid(vcpu.module));
+  const { cpuidEntries } = vcpu.arch;
+  return cpuidEntries.length === 0 ? reserved : reserved | cr4ReservedBits(cpuidEntries);
+}
+
+/** __cr4_reserved_bits: what a CPUID table leaves of CR4. */
+function cr4ReservedBits(entries: readonly KvmCpuidEntry2[]): bigint {
+  const has = (leaf: number, reg: CpuidReg, bit: number): boolean =>
+    (((cpuidEntry2Find(entries, leaf, 0)?.[reg] ?? 0) >>> bit) & 1) !== 0;
   let reserved =
     ~(
       Cr4.VME |

@@ -488,6 +488,10 @@ function emulateTrapUd(vcpu: KvmVcpu, emul: X86Emulator): number {
 /** handle_emulation_failure: #UD, and for the guest's kernel KVM_EXIT_INTERNAL_ERROR with the instruction's bytes. */
 function handleEmulationFailure(vcpu: KvmVcpu): number {
   vcpu.stat.insn_emulation_fail++;
+  if (vcpu.kvm.arch.exitOnEmulationError) {
+    prepareEmulationFailureExit(vcpu);
+    return 0;
+  }
   kvmQueueException(vcpu, ExcVector.UD);
   if (vcpu.module.ops.getCpl(vcpu) !== 0) return 1;
   prepareEmulationFailureExit(vcpu);
@@ -497,21 +501,24 @@ function handleEmulationFailure(vcpu: KvmVcpu): number {
 /** prepare_emulation_failure_exit: flags, size and bytes of the instruction, exit reason, qualification, information. */
 function prepareEmulationFailureExit(vcpu: KvmVcpu): void {
   const bytes = vcpu.arch.emulate?.bytes ?? new Uint8Array(0);
-  const insn = new Uint8Array(16).fill(0x90);
-  insn[0] = bytes.length;
-  insn.set(bytes, 1);
-  const view = new DataView(insn.buffer);
   const { vmx } = vcpu;
-  const data = [
-    BigInt(bytes.length > 0 ? KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES : 0),
-    view.getBigUint64(0, true),
-    view.getBigUint64(8, true),
+  const info = [
     BigInt(vmx.exitReason >>> 0),
     vmx.exitQualification,
     BigInt(vmx.idtVectoringInfo >>> 0),
     BigInt(vmx.exitIntrInfo >>> 0),
     0n,
   ];
+  const insn = new Uint8Array(16).fill(0x90);
+  insn[0] = bytes.length;
+  insn.set(bytes, 1);
+  const view = new DataView(insn.buffer);
+  // The instruction's words are there only if any of it could be fetched.
+  const fetched = [view.getBigUint64(0, true), view.getBigUint64(8, true)];
+  const data =
+    bytes.length > 0
+      ? [BigInt(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES), ...fetched, ...info]
+      : [0n, ...info];
   vcpu.run.exit = {
     exit_reason: KvmExit.INTERNAL_ERROR,
     internal: { suberror: KvmInternalError.EMULATION, ndata: data.length, data },

@@ -9,7 +9,8 @@ import type { PitState } from "../devices/i8254";
 import type { PicChipState } from "../devices/i8259";
 import type { IoApicState } from "../devices/io-apic";
 import { kvmDevIoctlGetCpuid, kvmVcpuIoctlSetCpuid2 } from "./cpuid";
-import { KvmError } from "./errno";
+import { Errno, KvmError } from "./errno";
+import { KVM_PIT_SPEAKER_DUMMY } from "./i8254";
 import { irqchipInKernel, picInKernel } from "./irq";
 import { kvmSendUserspaceMsi, kvmSetIrq, kvmSetIrqRouting } from "./irqComm";
 import {
@@ -22,11 +23,21 @@ import {
   vcpuLoad,
   vcpuPut,
 } from "./kvmMain";
-import { kvmApicGetState, kvmApicSetState } from "./lapic";
+import { kvmApicAcceptEvents, kvmApicGetState, kvmApicSetState } from "./lapic";
 import { kvmVmIoctlGetDirtyLog, kvmVmIoctlSetMemoryRegion } from "./memslots";
 import { gvaToGpa } from "./mmu/pagingTmpl";
 import type { KvmModule } from "./module";
-import { EMULATED_MSRS, FEATURE_MSRS, kvmGetMsr, kvmGetMsrFeature, kvmSetMsr, MSRS_TO_SAVE } from "./msrs";
+import type { KvmModuleBase } from "./moduleBase";
+import {
+  EMULATED_MSRS,
+  FEATURE_MSRS,
+  KVM_MAX_MCE_BANKS,
+  KVM_MCE_CAP_SUPPORTED,
+  kvmGetMsr,
+  kvmGetMsrFeature,
+  kvmSetMsr,
+  MSRS_TO_SAVE,
+} from "./msrs";
 import { type KvmVmcsView, kvmProbe, kvmRegisterFile, kvmVmcsView } from "./registerFile";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import { type KvmSnapshot, kvmRestore, kvmSnapshot } from "./snapshot";
@@ -63,24 +74,32 @@ const CAPABILITIES: ReadonlySet<number> = new Set([
   uapi.KvmCap.IRQCHIP, uapi.KvmCap.HLT, uapi.KvmCap.USER_MEMORY, uapi.KvmCap.SET_TSS_ADDR, uapi.KvmCap.EXT_CPUID,
   uapi.KvmCap.CLOCKSOURCE, uapi.KvmCap.PIT, uapi.KvmCap.NOP_IO_DELAY, uapi.KvmCap.MP_STATE, uapi.KvmCap.SYNC_MMU,
   uapi.KvmCap.USER_NMI, uapi.KvmCap.IRQ_INJECT_STATUS, uapi.KvmCap.PIT2, uapi.KvmCap.PIT_STATE2,
-  uapi.KvmCap.SET_IDENTITY_MAP_ADDR, uapi.KvmCap.ADJUST_CLOCK, uapi.KvmCap.VCPU_EVENTS, uapi.KvmCap.DEBUGREGS,
+  uapi.KvmCap.SET_IDENTITY_MAP_ADDR, uapi.KvmCap.VCPU_EVENTS, uapi.KvmCap.DEBUGREGS,
   uapi.KvmCap.X86_ROBUST_SINGLESTEP, uapi.KvmCap.SET_BOOT_CPU_ID, uapi.KvmCap.TSC_DEADLINE_TIMER,
   uapi.KvmCap.SIGNAL_MSI, uapi.KvmCap.DESTROY_MEMORY_REGION_WORKS, uapi.KvmCap.JOIN_MEMORY_REGIONS_WORKS,
   uapi.KvmCap.INTERNAL_ERROR_DATA, uapi.KvmCap.READONLY_MEM, uapi.KvmCap.IMMEDIATE_EXIT, uapi.KvmCap.ENABLE_CAP,
   uapi.KvmCap.CHECK_EXTENSION_VM, uapi.KvmCap.GET_MSR_FEATURES, uapi.KvmCap.SET_GUEST_DEBUG, uapi.KvmCap.XCRS,
-  uapi.KvmCap.GET_TSC_KHZ, uapi.KvmCap.EXCEPTION_PAYLOAD, uapi.KvmCap.DISABLE_QUIRKS, uapi.KvmCap.INTR_SHADOW,
+  uapi.KvmCap.GET_TSC_KHZ, uapi.KvmCap.KVMCLOCK_CTRL, uapi.KvmCap.SREGS2, uapi.KvmCap.MSR_PLATFORM_INFO,
+  uapi.KvmCap.X86_TRIPLE_FAULT_EVENT, uapi.KvmCap.EXIT_ON_EMULATION_FAILURE, uapi.KvmCap.EXCEPTION_PAYLOAD, uapi.KvmCap.DISABLE_QUIRKS, uapi.KvmCap.INTR_SHADOW,
 ]); // biome-ignore format: a list
 
 /** kvm_vm_ioctl_check_extension: 0 for what there is not. */
-function checkExtension(capability: number): number {
+function checkExtension(module: KvmModuleBase, capability: number): number {
   switch (capability) {
     case uapi.KvmCap.NR_VCPUS:
+      return Math.min(module.host.processors.length, KVM_MAX_VCPUS);
     case uapi.KvmCap.MAX_VCPUS:
       return KVM_MAX_VCPUS;
     case uapi.KvmCap.MAX_VCPU_ID:
       return KVM_MAX_VCPU_IDS;
     case uapi.KvmCap.NR_MEMSLOTS:
       return KVM_USER_MEM_SLOTS;
+    case uapi.KvmCap.MCE:
+      return KVM_MAX_MCE_BANKS;
+    case uapi.KvmCap.ADJUST_CLOCK:
+      return uapi.KVM_CLOCK_TSC_STABLE;
+    case uapi.KvmCap.SET_GUEST_DEBUG2:
+      return Object.values(uapi.KvmGuestdbg).reduce((all, bit) => all | bit, 0);
     case uapi.KvmCap.IRQ_ROUTING:
       return uapi.KVM_MAX_IRQ_ROUTES;
     case uapi.KvmCap.SYNC_REGS:
@@ -113,11 +132,16 @@ export class KvmDevFd implements Stateful<KvmSnapshot> {
   }
 
   KVM_CHECK_EXTENSION(capability: number): number {
-    return checkExtension(capability);
+    return checkExtension(this.module, capability);
   }
 
   KVM_GET_VCPU_MMAP_SIZE(): number {
     return uapi.KVM_VCPU_MMAP_SIZE;
+  }
+
+  /** MCG_CAP bits KVM_X86_SETUP_MCE may have. */
+  KVM_X86_GET_MCE_CAP_SUPPORTED(): bigint {
+    return KVM_MCE_CAP_SUPPORTED;
   }
 
   /** @param type KVM_X86_DEFAULT_VM (0). @throws KvmError EINVAL */
@@ -138,8 +162,9 @@ export class KvmDevFd implements Stateful<KvmSnapshot> {
     return [...FEATURE_MSRS];
   }
 
-  /** Feature MSRs. @returns entries up to the first one that does not exist */
+  /** Feature MSRs. @returns entries up to the first one that does not exist. @throws KvmError E2BIG */
   KVM_GET_MSRS(indices: readonly number[]): uapi.KvmMsrEntry[] {
+    checkMsrCount("KVM_GET_MSRS", indices.length);
     const out: uapi.KvmMsrEntry[] = [];
     for (const index of indices) {
       const data = kvmGetMsrFeature(index);
@@ -153,6 +178,11 @@ export class KvmDevFd implements Stateful<KvmSnapshot> {
   get kernelLog(): readonly string[] {
     return this.module.state.log;
   }
+}
+
+/** msr_io takes fewer than MAX_IO_MSRS entries. */
+function checkMsrCount(ioctl: string, count: number): void {
+  if (count >= uapi.MAX_IO_MSRS) throw new KvmError("E2BIG", ioctl, `fewer than ${uapi.MAX_IO_MSRS} MSRs at a time`);
 }
 
 /** Fails an ioctl that needs the irqchip in the kernel. */
@@ -169,10 +199,16 @@ export type KvmIrqchipState =
 export class KvmVmFd {
   readonly vcpus: KvmVcpuFd[] = [];
 
-  constructor(readonly kvm: Kvm) {}
+  constructor(private readonly vm: Kvm) {}
+
+  /** @throws KvmError EBADF after close() */
+  get kvm(): Kvm {
+    if (!this.vm.module.vmList.includes(this.vm)) throw new KvmError("EBADF", "ioctl", "the VM is closed");
+    return this.vm;
+  }
 
   KVM_CHECK_EXTENSION(capability: number): number {
-    return checkExtension(capability);
+    return checkExtension(this.kvm.module, capability);
   }
 
   /** @throws KvmError EINVAL, EEXIST */
@@ -207,8 +243,18 @@ export class KvmVmFd {
     kvmCreatePit(this.kvm, config.flags);
   }
 
+  /** The PIT with the speaker's port. @throws KvmError EEXIST, ENOENT */
+  KVM_CREATE_PIT(): void {
+    kvmCreatePit(this.kvm, KVM_PIT_SPEAKER_DUMMY);
+  }
+
+  /** @returns as KVM_IRQ_LINE. @throws KvmError ENXIO */
+  KVM_IRQ_LINE_STATUS(line: { readonly irq: number; readonly level: number }): number {
+    return this.KVM_IRQ_LINE(line);
+  }
+
   /**
-   * Drives a GSI (KVM_IRQ_LINE_STATUS gives the same with a result).
+   * Drives a GSI.
    * @returns < 0 ignored, 0 coalesced, > 0 delivered to so many vCPUs. @throws KvmError ENXIO
    */
   KVM_IRQ_LINE(line: { readonly irq: number; readonly level: number }): number {
@@ -241,13 +287,22 @@ export class KvmVmFd {
     }
   }
 
-  /** @throws KvmError ENXIO */
+  /** @throws KvmError ENXIO, EINVAL */
   KVM_SET_IRQCHIP(state: KvmIrqchipState): void {
     const { vpic, vioapic } = this.chips("KVM_SET_IRQCHIP");
-    if (state.chip_id === uapi.KvmIrqchip.IOAPIC) vioapic.state = structuredClone(state.ioapic);
-    else if (state.chip_id === uapi.KvmIrqchip.PIC_MASTER)
-      vpic.state = { ...vpic.state, master: structuredClone(state.pic) };
-    else vpic.state = { ...vpic.state, slave: structuredClone(state.pic) };
+    const { chip_id } = state;
+    switch (chip_id) {
+      case uapi.KvmIrqchip.IOAPIC:
+        vioapic.setState(structuredClone(state.ioapic));
+        return;
+      case uapi.KvmIrqchip.PIC_MASTER:
+        vpic.setState({ ...vpic.state, master: structuredClone(state.pic) });
+        return;
+      case uapi.KvmIrqchip.PIC_SLAVE:
+        vpic.setState({ ...vpic.state, slave: structuredClone(state.pic) });
+        return;
+    }
+    throw new KvmError("EINVAL", "KVM_SET_IRQCHIP", `there is no chip ${chip_id as number}`);
   }
 
   private chips(ioctl: string) {
@@ -271,12 +326,11 @@ export class KvmVmFd {
 
   /** Three pages for the real-mode TSS. @throws KvmError EINVAL */
   KVM_SET_TSS_ADDR(addr: number): void {
-    if (addr > 0xffffffff - 3 * 4096)
-      throw new KvmError("EINVAL", "KVM_SET_TSS_ADDR", "the three pages end above 4 GiB");
+    if (addr > 2 ** 32 - 3 * 4096) throw new KvmError("EINVAL", "KVM_SET_TSS_ADDR", "the three pages end above 4 GiB");
     this.kvm.module.ops.setTssAddr(this.kvm, addr);
   }
 
-  /** @throws KvmError EINVAL once there are vCPUs */
+  /** @param addr 0 is the default, 0xfffbc000. @throws KvmError EINVAL once there are vCPUs */
   KVM_SET_IDENTITY_MAP_ADDR(addr: number): void {
     if (this.kvm.state.createdVcpus > 0) {
       throw new KvmError("EINVAL", "KVM_SET_IDENTITY_MAP_ADDR", "it must come before the first vCPU");
@@ -284,20 +338,31 @@ export class KvmVmFd {
     this.kvm.module.ops.setIdentityMapAddr(this.kvm, addr);
   }
 
-  /** @throws KvmError EBUSY once there are vCPUs */
+  /** @throws KvmError EBUSY once there are vCPUs, EINVAL for an id beyond the limit */
   KVM_SET_BOOT_CPU_ID(id: number): void {
     if (this.kvm.state.createdVcpus > 0) {
       throw new KvmError("EBUSY", "KVM_SET_BOOT_CPU_ID", "it must come before the first vCPU");
+    }
+    const { maxVcpuIds } = this.kvm.arch;
+    if (id < 0 || id > KVM_MAX_VCPU_IDS || (maxVcpuIds !== 0 && id > maxVcpuIds)) {
+      throw new KvmError("EINVAL", "KVM_SET_BOOT_CPU_ID", "there cannot be such a vCPU id");
     }
     this.kvm.arch.bspVcpuId = id;
   }
 
   /** Nanoseconds of the guest's kvmclock. */
   KVM_GET_CLOCK(): { clock: bigint; flags: number } {
-    return { clock: BigInt(this.kvm.module.host.clock.now + this.kvm.arch.kvmclockOffset), flags: 2 };
+    return {
+      clock: BigInt(this.kvm.module.host.clock.now + this.kvm.arch.kvmclockOffset),
+      flags: uapi.KVM_CLOCK_TSC_STABLE,
+    };
   }
 
-  KVM_SET_CLOCK(clock: bigint): void {
+  /** @param flags what KVM_GET_CLOCK gave, or 0. @throws KvmError EINVAL */
+  KVM_SET_CLOCK(clock: bigint, flags = 0): void {
+    if (flags & ~uapi.KVM_CLOCK_TSC_STABLE) {
+      throw new KvmError("EINVAL", "KVM_SET_CLOCK", "KVM_CAP_ADJUST_CLOCK has the flags there are");
+    }
     this.kvm.arch.kvmclockOffset = Number(clock) - this.kvm.module.host.clock.now;
     for (const vcpu of this.kvm.vcpus) kvmMakeRequest(KvmReq.CLOCK_UPDATE, vcpu);
   }
@@ -322,6 +387,21 @@ export class KvmVmFd {
       case uapi.KvmCap.DISABLE_QUIRKS:
         arch.disabledQuirks = argument;
         return;
+      case uapi.KvmCap.X86_TRIPLE_FAULT_EVENT:
+        arch.tripleFaultEvent = argument !== 0n;
+        return;
+      case uapi.KvmCap.EXIT_ON_EMULATION_FAILURE:
+        if (argument & ~1n) break;
+        arch.exitOnEmulationError = argument !== 0n;
+        return;
+      case uapi.KvmCap.MSR_PLATFORM_INFO:
+        arch.guestCanReadMsrPlatformInfo = argument !== 0n;
+        return;
+      case uapi.KvmCap.MAX_VCPU_ID:
+        if (argument > BigInt(KVM_MAX_VCPU_IDS)) break;
+        if (arch.maxVcpuIds !== 0 && BigInt(arch.maxVcpuIds) !== argument) break;
+        arch.maxVcpuIds = Number(argument);
+        return;
     }
     throw new KvmError("EINVAL", "KVM_ENABLE_CAP", `capability ${capability} cannot be enabled like this`);
   }
@@ -332,7 +412,7 @@ export class KvmVmFd {
 
   /** Closes the VM and all its vCPUs. */
   close(): void {
-    kvmDestroyVm(this.kvm);
+    kvmDestroyVm(this.vm);
     this.vcpus.length = 0;
   }
 }
@@ -340,6 +420,11 @@ export class KvmVmFd {
 /** A virtual CPU. */
 export class KvmVcpuFd {
   constructor(readonly vcpu: KvmVcpu) {}
+
+  /** close() of the VM takes its vCPUs along. */
+  private get closed(): boolean {
+    return !this.vcpu.kvm.vcpus.includes(this.vcpu);
+  }
 
   /** The mapped kvm_run. */
   get run(): uapi.KvmRun {
@@ -349,6 +434,7 @@ export class KvmVcpuFd {
   /** vcpu_load and vcpu_put around an ioctl. @throws KvmError EBUSY while the vCPU is inside KVM_RUN (Linux would wait) */
   private loaded<T>(ioctl: string, body: (vcpu: KvmVcpu) => T): T {
     const { vcpu } = this;
+    if (this.closed) throw new KvmError("EBADF", ioctl, "the VM is closed");
     if (vcpu.state.suspended !== null) throw new KvmError("EBUSY", ioctl, "the vCPU's thread is inside KVM_RUN");
     vcpuLoad(vcpu);
     try {
@@ -364,6 +450,7 @@ export class KvmVcpuFd {
    */
   KVM_RUN(instructions: number): KvmRunOutcome {
     const { vcpu } = this;
+    if (this.closed) return { kind: "error", errno: Errno.EBADF };
     vcpu.deadline = vcpu.module.host.clock.instructions + instructions;
     vcpu.guestHalted = false;
     const r = kvmArchVcpuIoctlRun(vcpu);
@@ -399,6 +486,13 @@ export class KvmVcpuFd {
   KVM_SET_SREGS(s: uapi.KvmSregs): void {
     this.loaded("KVM_SET_SREGS", (v) => regs.kvmArchVcpuIoctlSetSregs(v, s));
   }
+  KVM_GET_SREGS2(): uapi.KvmSregs2 {
+    return this.loaded("KVM_GET_SREGS2", regs.kvmArchVcpuIoctlGetSregs2);
+  }
+  /** @throws KvmError EINVAL */
+  KVM_SET_SREGS2(s: uapi.KvmSregs2): void {
+    this.loaded("KVM_SET_SREGS2", (v) => regs.kvmArchVcpuIoctlSetSregs2(v, s));
+  }
   KVM_GET_FPU(): uapi.KvmFpu {
     return this.loaded("KVM_GET_FPU", regs.kvmArchVcpuIoctlGetFpu);
   }
@@ -406,12 +500,13 @@ export class KvmVcpuFd {
     this.loaded("KVM_SET_FPU", (v) => regs.kvmArchVcpuIoctlSetFpu(v, fpu));
   }
 
-  /** @returns entries up to the first MSR that cannot be read */
+  /** @returns entries up to the first MSR that cannot be read. @throws KvmError E2BIG */
   KVM_GET_MSRS(indices: readonly number[]): uapi.KvmMsrEntry[] {
+    checkMsrCount("KVM_GET_MSRS", indices.length);
     return this.loaded("KVM_GET_MSRS", (v) => {
       const out: uapi.KvmMsrEntry[] = [];
       for (const index of indices) {
-        const data = kvmGetMsr(v, index);
+        const data = kvmGetMsr(v, index, true);
         if (data === null) break;
         out.push({ index, data });
       }
@@ -419,8 +514,9 @@ export class KvmVcpuFd {
     });
   }
 
-  /** @returns how many entries were set before one failed */
+  /** @returns how many entries were set before one failed. @throws KvmError E2BIG */
   KVM_SET_MSRS(entries: readonly uapi.KvmMsrEntry[]): number {
+    checkMsrCount("KVM_SET_MSRS", entries.length);
     return this.loaded("KVM_SET_MSRS", (v) => {
       let done = 0;
       for (const { index, data } of entries) {
@@ -451,7 +547,9 @@ export class KvmVcpuFd {
     this.loaded("KVM_SET_LAPIC", (v) => {
       if (!v.apic) throw new KvmError("EINVAL", "KVM_SET_LAPIC", "there is no local APIC in the kernel");
       if (page.length < 0x400) throw new KvmError("EFAULT", "KVM_SET_LAPIC", "the page has 1024 bytes");
-      kvmApicSetState(v, page);
+      if (!kvmApicSetState(v, page)) {
+        throw new KvmError("EINVAL", "KVM_SET_LAPIC", "the x2APIC id is not the vCPU's");
+      }
     });
   }
 
@@ -477,9 +575,12 @@ export class KvmVcpuFd {
     this.loaded("KVM_SET_XCRS", (v) => regs.kvmVcpuIoctlX86SetXcrs(v, x));
   }
 
+  /** A pending INIT or SIPI takes effect first, unless the vCPU is inside KVM_RUN. */
   KVM_GET_MP_STATE(): uapi.KvmMpState {
-    const { mpState } = this.vcpu.arch;
-    return mpState;
+    const { vcpu } = this;
+    if (vcpu.state.suspended === null) this.loaded("KVM_GET_MP_STATE", kvmApicAcceptEvents);
+    const { mpState, pvUnhalted } = vcpu.arch;
+    return mpState === uapi.KvmMpState.HALTED && pvUnhalted ? uapi.KvmMpState.RUNNABLE : mpState;
   }
   /** @throws KvmError EINVAL */
   KVM_SET_MP_STATE(state: uapi.KvmMpState): void {
@@ -497,7 +598,19 @@ export class KvmVcpuFd {
     kvmMakeRequest(KvmReq.EVENT, this.vcpu);
   }
 
-  /** @throws KvmError EINVAL, EBUSY */
+  /** Machine-check banks, all enabled. @throws KvmError EINVAL */
+  KVM_X86_SETUP_MCE(mcgCap: bigint): void {
+    const banks = Number(mcgCap & 0xffn);
+    if (banks === 0 || banks > KVM_MAX_MCE_BANKS || mcgCap & ~(KVM_MCE_CAP_SUPPORTED | 0xff00ffn)) {
+      throw new KvmError("EINVAL", "KVM_X86_SETUP_MCE", `1 to ${KVM_MAX_MCE_BANKS} banks, and supported features only`);
+    }
+    const { arch } = this.vcpu;
+    arch.mcgCap = mcgCap;
+    if (mcgCap & 0x100n) arch.mcgCtl = 0xffffffffffffffffn;
+    for (let bank = 0; bank < banks; bank++) arch.mceBanks[bank * 4] = 0xffffffffffffffffn;
+  }
+
+  /** @throws KvmError EBUSY */
   KVM_SET_GUEST_DEBUG(dbg: uapi.KvmGuestDebug): void {
     this.loaded("KVM_SET_GUEST_DEBUG", (v) => kvmArchVcpuIoctlSetGuestDebug(v, dbg));
   }
@@ -528,9 +641,9 @@ export class KvmVcpuFd {
     kvmInjectNmi(this.vcpu);
   }
 
-  /** @throws KvmError EINVAL */
+  /** @param khz 0 is the host's. @throws KvmError EINVAL */
   KVM_SET_TSC_KHZ(khz: number): void {
-    if (khz !== this.vcpu.kvm.arch.tscKhz) {
+    if (khz !== 0 && khz !== this.vcpu.kvm.arch.tscKhz) {
       throw new KvmError(
         "EINVAL",
         "KVM_SET_TSC_KHZ",
@@ -545,6 +658,7 @@ export class KvmVcpuFd {
   /** The host tells the guest it was stopped (kvmclock). @throws KvmError EINVAL when the guest has no kvmclock */
   KVM_KVMCLOCK_CTRL(): void {
     if (!(this.vcpu.arch.pvTime & 1n)) throw new KvmError("EINVAL", "KVM_KVMCLOCK_CTRL", "the guest uses no kvmclock");
+    this.vcpu.arch.pvclockSetGuestStoppedRequest = true;
     kvmMakeRequest(KvmReq.CLOCK_UPDATE, this.vcpu);
   }
 
@@ -580,10 +694,11 @@ export class KvmVcpuFd {
   get kvmRunFields(): Record<string, bigint | number | string> {
     return uapi.kvmRunFields(this.run);
   }
-  /** An interrupt, INIT or SIPI could still end the vCPU's sleep: it does not sleep with interrupts closed for good. */
+  /** An interrupt or NMI could still end the vCPU's sleep: it does not sleep with interrupts closed for good. */
   get wakeable(): boolean {
     const { vcpu } = this;
     if (vcpu.arch.mpState !== uapi.KvmMpState.HALTED) return vcpu.arch.mpState === uapi.KvmMpState.RUNNABLE;
+    if (vcpu.kvm.vioapic?.chip.carriesNmi || vcpu.kvm.vcpus.some((v) => v.apic?.chip.carriesNmi)) return true;
     return (this.registers.read("rflags") & 0x200n) !== 0n;
   }
   /** Halted, or waiting for INIT and SIPI. */

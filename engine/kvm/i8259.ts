@@ -29,7 +29,7 @@ class PicDevice implements KvmIoDevice {
 export class KvmPic {
   readonly chip: I8259;
 
-  constructor(kvm: Kvm) {
+  constructor(private readonly kvm: Kvm) {
     this.chip = new I8259({ set: (level) => picIrqRequest(kvm, level) });
     const devices: readonly [string, number, Registers][] = [
       ["pic-master", 0x20, this.chip.masterPorts],
@@ -46,6 +46,14 @@ export class KvmPic {
   }
   set state(state: PicState) {
     this.chip.state = state;
+  }
+
+  /** kvm_pic_update_irq after KVM_SET_IRQCHIP: an interrupt of the new state is asked for. */
+  setState(state: PicState): void {
+    this.state = state;
+    // Any input driven as it is already makes the chip look at its registers again.
+    this.chip.setLine(0, (state.master.lines & 1) !== 0);
+    if (this.chip.output) picIrqRequest(this.kvm, true);
   }
 
   get output(): boolean {

@@ -25,6 +25,18 @@ export class KvmIoapic implements KvmIoDevice {
     this.chip.state = state;
   }
 
+  /** kvm_set_ioapic: what the new state has requested is delivered (kvm_ioapic_inject_all). */
+  setState(state: IoApicState): void {
+    this.state = { ...state, irr: 0 };
+    for (let pin = 0; pin < state.low.length; pin++) {
+      const mask = 1 << pin;
+      if (!(state.irr & mask)) continue;
+      this.state.lines &= ~mask;
+      this.chip.setLine(pin, true);
+      this.state.lines = (this.state.lines & ~mask) | (state.lines & mask);
+    }
+  }
+
   /** kvm_ioapic_set_irq. @returns 1 delivered, 0 coalesced or masked */
   setIrq(pin: number, level: boolean): number {
     return this.chip.setLine(pin, level) ? 1 : 0;

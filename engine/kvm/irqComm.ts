@@ -37,13 +37,17 @@ export function kvmSetIrqRouting(kvm: Kvm, entries: readonly KvmIrqRoutingEntry[
   if (entries.length > KVM_MAX_IRQ_ROUTES) fail(`more than ${KVM_MAX_IRQ_ROUTES} entries`);
   for (const e of entries) {
     if (e.gsi >= GSI_LIMIT) fail(`GSI ${e.gsi} is out of range`);
+    const sharing = entries.filter((o) => o !== e && o.gsi === e.gsi);
     if (e.type === KvmIrqRouting.IRQCHIP) {
       if (e.irqchip >= KVM_NR_IRQCHIPS) fail(`there is no irqchip ${e.irqchip}`);
       if (e.pin >= (e.irqchip === KvmIrqchip.IOAPIC ? KVM_IOAPIC_NUM_PINS : 8)) fail(`pin ${e.pin} does not exist`);
-      const same = entries.some(
-        (o) => o !== e && o.gsi === e.gsi && (o.type === KvmIrqRouting.MSI || o.irqchip === e.irqchip),
-      );
+      const same = sharing.some((o) => o.type !== KvmIrqRouting.IRQCHIP || o.irqchip === e.irqchip);
       if (same) fail(`GSI ${e.gsi} goes twice to one irqchip, or to an MSI as well`);
+    } else if (e.type === KvmIrqRouting.MSI) {
+      if (sharing.length > 0) fail(`GSI ${e.gsi} is an MSI and goes somewhere else as well`);
+      if (kvm.arch.x2apicFormat && e.address_hi & 0xff) fail("address_hi has bits 31:8 of the destination only");
+    } else {
+      fail("routes lead to an irqchip or are MSIs");
     }
   }
   kvm.arch.irqRoutes = entries.map((e) => ({ ...e }));
@@ -102,6 +106,9 @@ export function kvmSetMsi(kvm: Kvm, msi: { address_lo: number; address_hi: numbe
 export function kvmSendUserspaceMsi(kvm: Kvm, msi: KvmMsi): number {
   if (!irqchipInKernel(kvm) || msi.flags !== 0) {
     throw new KvmError("EINVAL", "KVM_SIGNAL_MSI", "it needs an irqchip in the kernel and flags 0");
+  }
+  if (kvm.arch.x2apicFormat && msi.address_hi & 0xff) {
+    throw new KvmError("EINVAL", "KVM_SIGNAL_MSI", "address_hi has bits 31:8 of the destination only");
   }
   return kvmSetMsi(kvm, msi);
 }

@@ -46,6 +46,10 @@ const newKvmState = (tscKhz: number, now: number): KvmState => ({
     x2apicFormat: false,
     x2apicBroadcastQuirkDisabled: false,
     exceptionPayloadEnabled: false,
+    tripleFaultEvent: false,
+    exitOnEmulationError: false,
+    guestCanReadMsrPlatformInfo: true,
+    maxVcpuIds: 0,
     kvmclockOffset: -now,
     tscKhz,
     mmu: { pages: new Map(), roots: [], validGen: 0, invalidateSeq: 0 },
@@ -87,6 +91,9 @@ export function kvmVmIoctlCreateVcpu(kvm: Kvm, id: number): KvmVcpu {
   if (!Number.isInteger(id) || id < 0 || id >= KVM_MAX_VCPU_IDS)
     fail("EINVAL", `vCPU ids are 0 to ${KVM_MAX_VCPU_IDS - 1}`);
   if (kvm.state.createdVcpus >= KVM_MAX_VCPUS) fail("EINVAL", `at most ${KVM_MAX_VCPUS} vCPUs`);
+  // kvm_arch_vcpu_precreate: the limit is fixed from the first vCPU on.
+  if (kvm.arch.maxVcpuIds === 0) kvm.arch.maxVcpuIds = KVM_MAX_VCPU_IDS;
+  if (id >= kvm.arch.maxVcpuIds) fail("EINVAL", `KVM_CAP_MAX_VCPU_ID limits the ids to ${kvm.arch.maxVcpuIds - 1}`);
   if (kvm.vcpus.some((v) => v.state.vcpuId === id)) fail("EEXIST", `vCPU ${id} exists`);
   const idx = kvm.state.createdVcpus++;
   const cpu = idx % kvm.module.host.processors.length;

@@ -35,6 +35,8 @@ export class KvmLapic {
       id: vcpu.state.vcpuId,
       bsp: vcpu.state.vcpuId === kvm.arch.bspVcpuId,
       x2apic: true,
+      // kvm_apic_set_version: KVM's I/O APIC is an 82093AA, which has no EOI register.
+      suppressesEoi: false,
       tscDeadline: true,
       physicalBits: module.host.processors[0].model.physicalBits,
       clock: module.host.clock,
@@ -194,7 +196,7 @@ export function kvmSetApicBase(vcpu: KvmVcpu, value: bigint, hostInitiated: bool
   if (value & (0x2ffn | ~(limit - 1n))) return true;
   const mode = value & (BASE_ENABLE | BASE_X2APIC);
   if (mode === BASE_X2APIC) return true;
-  if (mode & BASE_X2APIC && !hostInitiated && !guestCpuidHas(vcpu, 1, 0, "ecx", 21)) return true;
+  if (mode & BASE_X2APIC && !guestCpuidHas(vcpu, 1, 0, "ecx", 21)) return true;
   if (!vcpu.apic) {
     vcpu.arch.apicBase = value;
     return false;
@@ -249,21 +251,35 @@ export function kvmApicGetState(vcpu: KvmVcpu): Uint8Array {
   const apic = vcpu.apic as KvmLapic;
   const { registers } = apic.state;
   for (let i = 0; i < registers.length; i++) view.setUint32(i * 16, registers[i], true);
+  // kvm_apic_state_fixup: userspace that knows no x2APIC format finds the id where xAPIC has it.
+  if (apic.chip.x2apicMode && !vcpu.kvm.arch.x2apicFormat) view.setUint32(ApicReg.ID, vcpu.state.vcpuId << 24, true);
   view.setUint32(ApicReg.PPR, apic.chip.ppr(), true);
   view.setUint32(ApicReg.CURRENT_COUNT, apic.chip.read(ApicReg.CURRENT_COUNT, 4), true);
   return page;
 }
 
-/** KVM_SET_LAPIC: the timer starts afresh with the initial count of the page. */
-export function kvmApicSetState(vcpu: KvmVcpu, page: Uint8Array): void {
+/**
+ * KVM_SET_LAPIC: the timer starts afresh with the initial count of the page.
+ * @returns false (-EINVAL) for a wrong x2APIC id, which only userspace that knows that format is held to
+ */
+export function kvmApicSetState(vcpu: KvmVcpu, page: Uint8Array): boolean {
   const view = new DataView(page.buffer, page.byteOffset, page.byteLength);
   const { chip } = vcpu.apic as KvmLapic;
+  const x2apic = chip.x2apicMode;
+  if (x2apic && vcpu.kvm.arch.x2apicFormat && view.getUint32(ApicReg.ID, true) !== vcpu.state.vcpuId) return false;
   const initial = view.getUint32(ApicReg.INITIAL_COUNT, true);
   chip.write(ApicReg.INITIAL_COUNT, 4, 0);
   const { registers } = chip.state;
+  const { [ApicReg.ID >> 4]: id, [ApicReg.LDR >> 4]: ldr } = registers;
   for (let i = 0; i < registers.length; i++) registers[i] = view.getUint32(i * 16, true);
+  if (x2apic) {
+    // Both are fixed in x2APIC mode.
+    registers[ApicReg.ID >> 4] = id;
+    registers[ApicReg.LDR >> 4] = ldr;
+  }
   chip.write(ApicReg.INITIAL_COUNT, 4, initial);
   kvmMakeRequest(KvmReq.EVENT, vcpu);
+  return true;
 }
 
 /** kvm_x2apic_msr_read and kvm_x2apic_msr_write, and the TSC deadline. */

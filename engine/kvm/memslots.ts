@@ -139,6 +139,9 @@ function requireThat(ok: boolean, errno: "EINVAL" | "EEXIST", why: string): void
   if (!ok) throw new KvmError(errno, IOCTL, why);
 }
 
+/** kvm_mmu_max_gfn: with second-level paging the host's physical-address width limits the guest's memory. */
+const kvmMmuMaxGfn = (kvm: Kvm): number => 2 ** (kvm.module.host.processors[0].model.physicalBits - 12) - 1;
+
 /** kvm_vm_ioctl_set_memory_region: userspace may only name its own slots. */
 export function kvmVmIoctlSetMemoryRegion(kvm: Kvm, mem: KvmUserspaceMemoryRegion): void {
   requireThat((mem.slot & 0xffff) < KVM_USER_MEM_SLOTS, "EINVAL", `slot ids go up to ${KVM_USER_MEM_SLOTS - 1}`);
@@ -163,7 +166,7 @@ export function kvmSetMemoryRegion(kvm: Kvm, mem: KvmUserspaceMemoryRegion, kern
     "userspace_addr is not a page-aligned user address",
   );
   requireThat(asId < KVM_ADDRESS_SPACE_NUM && id < KVM_MEM_SLOTS_NUM, "EINVAL", "no such address space or slot id");
-  requireThat(mem.guest_phys_addr + mem.memory_size <= 2 ** 52, "EINVAL", "the slot ends above 2^52");
+  requireThat(mem.guest_phys_addr + mem.memory_size < 2 ** 64, "EINVAL", "the slot wraps around");
   requireThat(mem.memory_size / PAGE_SIZE <= KVM_MEM_MAX_NR_PAGES, "EINVAL", "too many pages");
   const active = kvmMemslots(kvm, asId);
   const old = active.slots.find((s) => s.id === id) ?? null;
@@ -189,6 +192,7 @@ export function kvmSetMemoryRegion(kvm: Kvm, mem: KvmUserspaceMemoryRegion, kern
       (s) => s.id !== id && baseGfn < s.baseGfn + s.npages && s.baseGfn < baseGfn + npages,
     );
     requireThat(clash === undefined, "EEXIST", `it overlaps slot ${clash?.id}`);
+    requireThat(baseGfn + npages - 1 <= kvmMmuMaxGfn(kvm), "EINVAL", "it ends above the host's physical addresses");
   }
   const logging = (mem.flags & KvmMemFlag.LOG_DIRTY_PAGES) !== 0;
   kvmSetMemslot(kvm, asId, old, {
@@ -217,12 +221,27 @@ function kvmSetMemslot(kvm: Kvm, asId: number, old: KvmMemorySlot | null, next: 
   if (old && next && !moved) kvmMmuSlotApplyFlags(kvm, old, next);
 }
 
+/** Index of the first slot that begins at or above `gfn`. */
+function firstSlotAt(slots: readonly KvmMemorySlot[], gfn: number): number {
+  let low = 0;
+  let high = slots.length;
+  while (low < high) {
+    const mid = (low + high) >> 1;
+    if (slots[mid].baseGfn < gfn) low = mid + 1;
+    else high = mid;
+  }
+  return low;
+}
+
 /** kvm_replace_memslot: writes the inactive set, which becomes a copy of the active one with one slot exchanged. */
 function kvmReplaceMemslot(kvm: Kvm, asId: number, old: KvmMemorySlot | null, next: KvmMemorySlot | null): void {
   const space = kvm.state.memslots[asId];
-  const slots = space.sets[space.active].slots.filter((s) => s.id !== old?.id);
-  if (next) slots.push(next);
-  slots.sort((a, b) => a.baseGfn - b.baseGfn);
+  const slots = space.sets[space.active].slots.slice();
+  if (old) {
+    const at = slots.findIndex((s) => s.id === old.id);
+    if (at >= 0) slots.splice(at, 1);
+  }
+  if (next) slots.splice(firstSlotAt(slots, next.baseGfn), 0, next);
   space.sets[space.active === 0 ? 1 : 0].slots = slots;
 }
 

@@ -32,7 +32,9 @@ export const MSR_IA32_TSC_DEADLINE = 0x6e0;
 const MTRR_FIXED = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f] as const;
 const MTRR_VARIABLE = 0x200;
 const KVM_NR_VAR_MTRR = 8;
-const KVM_MAX_MCE_BANKS = 10;
+export const KVM_MAX_MCE_BANKS = 32;
+/** kvm_caps.supported_mce_cap: MCG_CTL_P and MCG_SER_P. */
+export const KVM_MCE_CAP_SUPPORTED = 0x1000100n;
 
 /** msrs_to_save_base: guest state that lies in processor MSRs. */
 export const MSRS_TO_SAVE: readonly number[] = [
@@ -43,6 +45,7 @@ export const MSRS_TO_SAVE: readonly number[] = [
 /** emulated_msrs_all: guest state KVM keeps itself. */
 export const EMULATED_MSRS: readonly number[] = [
   Msr.KVM_WALL_CLOCK, Msr.KVM_SYSTEM_TIME, Msr.KVM_WALL_CLOCK_NEW, Msr.KVM_SYSTEM_TIME_NEW, Msr.TSC_ADJUST,
+  Msr.ARCH_CAPABILITIES, Msr.UCODE_REV,
   MSR_IA32_TSC_DEADLINE, Msr.PLATFORM_INFO, Msr.MISC_ENABLE, Msr.MCG_STATUS, Msr.MCG_CTL, Msr.MISC_FEATURES_ENABLES,
 ]; // biome-ignore format: a list
 
@@ -125,8 +128,9 @@ export function kvmSetMsrCommon(vcpu: KvmVcpu, index: number, data: bigint, host
       kvmUpdateCpuidRuntime(vcpu);
       return 0;
     case MSR_IA32_TSC_DEADLINE:
-      if (!hostInitiated && !guestCpuidHas(vcpu, 1, 0, "ecx", 24)) return 1;
-      return vcpu.apic && kvmLapicWriteMsr(vcpu, index, data) ? 0 : hostInitiated ? 0 : 1;
+      // Without a LAPIC in the kernel, and outside TSC-deadline mode, the write is ignored.
+      if (vcpu.apic) kvmLapicWriteMsr(vcpu, index, data);
+      return 0;
     case Msr.TSC_ADJUST:
       if (!hostInitiated) {
         arch.tscOffset = BigInt.asUintN(64, arch.tscOffset + data - arch.ia32TscAdjust);
@@ -234,7 +238,7 @@ function setMceBank(vcpu: KvmVcpu, index: number, data: bigint, hostInitiated: b
 export const KVM_MSR_RET_INVALID = 2;
 
 /** kvm_get_msr_common. @returns null where nobody knows the MSR or #GP is due */
-export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number): bigint | null {
+export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number, hostInitiated: boolean): bigint | null {
   const { arch } = vcpu;
   switch (index) {
     case Msr.PLATFORM_ID:
@@ -253,7 +257,7 @@ export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number): bigint | null {
     case Msr.UCODE_REV:
       return arch.microcodeVersion;
     case Msr.ARCH_CAPABILITIES:
-      return guestCpuidHas(vcpu, 7, 0, "edx", 29) ? arch.archCapabilities : null;
+      return hostInitiated || guestCpuidHas(vcpu, 7, 0, "edx", 29) ? arch.archCapabilities : null;
     case Msr.TSC:
       return kvmReadL1Tsc(vcpu);
     case Msr.TSC_ADJUST:
@@ -267,7 +271,7 @@ export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number): bigint | null {
     case MSR_IA32_APICBASE:
       return kvmGetApicBase(vcpu);
     case MSR_IA32_TSC_DEADLINE:
-      return vcpu.apic ? kvmLapicReadMsr(vcpu, index) : null;
+      return vcpu.apic ? kvmLapicReadMsr(vcpu, index) : 0n;
     case Msr.MISC_ENABLE:
       return arch.ia32MiscEnable;
     case Msr.PERF_STATUS:
@@ -294,8 +298,9 @@ export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number): bigint | null {
     case Msr.MCG_STATUS:
       return arch.mcgStatus;
     case Msr.MCG_CTL:
-      return arch.mcgCap & 0x100n ? arch.mcgCtl : null;
+      return hostInitiated || arch.mcgCap & 0x100n ? arch.mcgCtl : null;
     case Msr.PLATFORM_INFO:
+      if (!hostInitiated && !vcpu.kvm.arch.guestCanReadMsrPlatformInfo) return null;
       return arch.platformInfo;
     case Msr.SPEC_CTRL:
       return arch.specCtrl;
@@ -315,8 +320,8 @@ export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number): bigint | null {
 }
 
 /** kvm_get_msr_ignored_check: ignore_msrs answers 0 for what nobody knows. */
-export function kvmGetMsr(vcpu: KvmVcpu, index: number): bigint | null {
-  const data = vcpu.module.ops.getMsr(vcpu, index);
+export function kvmGetMsr(vcpu: KvmVcpu, index: number, hostInitiated: boolean): bigint | null {
+  const data = vcpu.module.ops.getMsr(vcpu, index, hostInitiated);
   if (data !== null) return data;
   const { params } = vcpu.module;
   if (!params.ignore_msrs) {

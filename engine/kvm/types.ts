@@ -94,6 +94,11 @@ export interface KvmArchState {
   x2apicFormat: boolean;
   x2apicBroadcastQuirkDisabled: boolean;
   exceptionPayloadEnabled: boolean;
+  tripleFaultEvent: boolean;
+  exitOnEmulationError: boolean;
+  guestCanReadMsrPlatformInfo: boolean;
+  /** max_vcpu_ids: one more than the largest vCPU id of this VM, 0 until it is set or the first vCPU is made. */
+  maxVcpuIds: number;
   kvmclockOffset: number;
   tscKhz: number;
   mmu: KvmMmuState;
@@ -232,6 +237,8 @@ export interface KvmVcpuArchState {
   pvTime: bigint;
   wallClock: bigint;
   pvTimeVersion: number;
+  /** KVM_KVMCLOCK_CTRL: the next update of the clock tells the guest that it was stopped. */
+  pvclockSetGuestStoppedRequest: boolean;
   stealMsr: bigint;
   pvEoiMsr: bigint;
   asyncPfMsr: bigint;

@@ -115,6 +115,10 @@ export const KvmCap = {
   ASYNC_PF: 59,
   TSC_CONTROL: 60,
   GET_TSC_KHZ: 61,
+  MSR_PLATFORM_INFO: 159,
+  SREGS2: 200,
+  EXIT_ON_EMULATION_FAILURE: 204,
+  X86_TRIPLE_FAULT_EVENT: 218,
   MAX_VCPUS: 66,
   TSC_DEADLINE_TIMER: 72,
   SYNC_REGS: 74,
@@ -147,6 +151,14 @@ export const KvmVcpuEvent = {
   VALID_PAYLOAD: 16,
   VALID_TRIPLE_FAULT: 32,
 } as const;
+/** KVM_GET_CLOCK's flags: the clock is the same on all vCPUs. */
+export const KVM_CLOCK_TSC_STABLE = 2;
+/** KVM_SREGS2_FLAGS_PDPTRS_VALID. */
+export const KVM_SREGS2_FLAGS_PDPTRS_VALID = 1;
+/** MAX_IO_MSRS: KVM_GET_MSRS and KVM_SET_MSRS take fewer. */
+export const MAX_IO_MSRS = 256;
+/** KVM_MAX_XCRS. */
+export const KVM_MAX_XCRS = 16;
 export const KVM_X86_SHADOW_INT_MOV_SS = 1;
 export const KVM_X86_SHADOW_INT_STI = 2;
 
@@ -220,6 +232,13 @@ export interface KvmSregs {
   interrupt_bitmap: [bigint, bigint, bigint, bigint];
 }
 
+/** struct kvm_sregs2: KVM_GET_SREGS2 has PAE's page-directory pointers in place of the interrupt bitmap. */
+export interface KvmSregs2 extends Omit<KvmSregs, "interrupt_bitmap"> {
+  /** KVM_SREGS2_FLAGS_PDPTRS_VALID. */
+  flags: bigint;
+  pdptrs: [bigint, bigint, bigint, bigint];
+}
+
 /** FXSAVE state by parts: x87 registers in stack order, 16 bytes each, and XMM registers. */
 export interface KvmFpu {
   fpr: Uint8Array;
@@ -255,7 +274,12 @@ export interface KvmVcpuEvents {
   nmi: { injected: number; pending: number; masked: number };
   sipi_vector: number;
   flags: number;
+  /** System-management mode, of which there is none: all 0. */
+  smi?: { smm: number; pending: number; smm_inside_nmi: number; latched_init: number };
   triple_fault: { pending: number };
+  /** With KVM_CAP_EXCEPTION_PAYLOAD: CR2 of #PF or DR6 of #DB that has not been delivered yet. */
+  exception_has_payload?: number;
+  exception_payload?: bigint;
 }
 
 export interface KvmDebugregs {

@@ -9,7 +9,7 @@ import { Off } from "../cpu/state";
 import { TraceKind } from "../trace";
 import { completeUserspaceIo } from "./emulator";
 import { kvmHandleSignalExit, xferToGuestModeHandleWork, xferToGuestModeWorkPending } from "./entry";
-import { Errno } from "./errno";
+import { Errno, KvmError } from "./errno";
 import { HostVector, localIrqEnable, rdtsc } from "./hostKernel";
 import { kvmCpuHasExtint, lapicInKernel, picInKernel } from "./irq";
 import { kvmGetRflags } from "./kvmCacheRegs";
@@ -287,8 +287,18 @@ function vcpuRun(vcpu: KvmVcpu): number {
 
 // --- kvm_arch_vcpu_ioctl_run --------------------------------------------------------------------------------------------
 
-/** sync_regs and store_regs: register sets that travel in kvm_run. */
-function syncRegs(vcpu: KvmVcpu): void {
+/** sync_regs: register sets that travel in kvm_run. @returns 0, or a negative errno where one is not legal */
+function syncRegs(vcpu: KvmVcpu): number {
+  try {
+    loadDirtyRegs(vcpu);
+    return 0;
+  } catch (error) {
+    if (error instanceof KvmError) return -error.number;
+    throw error;
+  }
+}
+
+function loadDirtyRegs(vcpu: KvmVcpu): void {
   const { run } = vcpu;
   const dirty = Number(run.kvm_dirty_regs);
   if (dirty & KVM_SYNC_X86.REGS && run.s.regs) kvmArchVcpuIoctlSetRegs(vcpu, run.s.regs);
@@ -297,6 +307,7 @@ function syncRegs(vcpu: KvmVcpu): void {
   run.kvm_dirty_regs = 0n;
 }
 
+/** store_regs */
 function storeRegs(vcpu: KvmVcpu): void {
   const { run } = vcpu;
   const valid = Number(run.kvm_valid_regs);
@@ -347,7 +358,10 @@ function startRun(vcpu: KvmVcpu): number {
   if (arch.mpState === KvmMpState.UNINITIALIZED) return runUninitialized(vcpu);
   const unknown = ~BigInt(KVM_SYNC_X86_VALID_FIELDS);
   if (run.kvm_valid_regs & unknown || run.kvm_dirty_regs & unknown) return -Errno.EINVAL;
-  if (run.kvm_dirty_regs) syncRegs(vcpu);
+  if (run.kvm_dirty_regs) {
+    const r = syncRegs(vcpu);
+    if (r !== 0) return r;
+  }
   // CR8 travels in kvm_run when the local APIC is in userspace.
   if (!lapicInKernel(vcpu) && kvmSetCr8(vcpu, run.cr8)) return -Errno.EINVAL;
   if (arch.completeUserspaceIo) {

@@ -3,7 +3,7 @@
  * kvm_check_and_inject_events hands them to the processor.
  */
 import { kvmCpuGetInterrupt, kvmCpuHasInjectableIntr } from "./irq";
-import { Cr0, kvmGetRflags, kvmReadCr0 } from "./kvmCacheRegs";
+import { Cr0, kvmGetLinearRip, kvmGetRflags, kvmReadCr0 } from "./kvmCacheRegs";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import type { KvmQueuedException, KvmVcpu } from "./types";
 import { KvmExit, KvmGuestdbg } from "./uapi";
@@ -178,7 +178,7 @@ export function kvmVcpuDoSinglestep(vcpu: KvmVcpu): number {
   if (vcpu.arch.guestDebug & KvmGuestdbg.SINGLESTEP) {
     vcpu.run.exit = {
       exit_reason: KvmExit.DEBUG,
-      debug: { exception: ExcVector.DB, pc: vcpu.arch.singlestepRip, dr6: DR6_BS | DR6_ACTIVE_LOW, dr7: vcpu.arch.dr7 },
+      debug: { exception: ExcVector.DB, pc: kvmGetLinearRip(vcpu), dr6: DR6_BS | DR6_ACTIVE_LOW, dr7: vcpu.arch.dr7 },
     };
     return 0;
   }

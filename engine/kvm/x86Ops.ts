@@ -25,7 +25,7 @@ export interface KvmX86Ops {
   prepareSwitchToGuest(vcpu: KvmVcpu): void;
 
   updateExceptionBitmap(vcpu: KvmVcpu): void;
-  getMsr(vcpu: KvmVcpu, index: number): bigint | null;
+  getMsr(vcpu: KvmVcpu, index: number, hostInitiated: boolean): bigint | null;
   /** @returns 0, 1 for #GP, or a negative errno */
   setMsr(vcpu: KvmVcpu, index: number, data: bigint, hostInitiated: boolean): number;
   getSegmentBase(vcpu: KvmVcpu, seg: number): bigint;

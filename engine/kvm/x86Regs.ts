@@ -1,6 +1,6 @@
 /** Control registers, XCR0 and the register ioctls (arch/x86/kvm/x86.c). Setters answer true where #GP(0) is due. */
 import { Seg } from "../cpu/state";
-import { guestCpuidHas, kvmUpdateCpuidRuntime } from "./cpuid";
+import { kvmUpdateCpuidRuntime } from "./cpuid";
 import { KvmError } from "./errno";
 import {
   Cr0,
@@ -12,6 +12,7 @@ import {
   isPaePaging,
   isPaging,
   isProtmode,
+  kvmPdptrRead,
   kvmReadCr0,
   kvmReadCr3,
   kvmReadCr4,
@@ -23,20 +24,29 @@ import {
 } from "./kvmCacheRegs";
 import { kvmGetApicBase, kvmLapicGetCr8, kvmSetApicBase, kvmVcpuIsBsp } from "./lapic";
 import { kvmReadGuest } from "./memslots";
-import { KvmReq, kvmMakeRequest } from "./requests";
+import { KvmReq, kvmClearRequest, kvmMakeRequest, kvmTestRequest } from "./requests";
 import { type KvmVcpu, VcpuReg } from "./types";
 import {
+  KVM_MAX_XCRS,
+  KVM_SREGS2_FLAGS_PDPTRS_VALID,
   type KvmDebugregs,
   type KvmFpu,
   KvmMpState,
   type KvmRegs,
   type KvmSregs,
+  type KvmSregs2,
   KvmVcpuEvent,
   type KvmVcpuEvents,
   type KvmXcrs,
 } from "./uapi";
 import { kvmGetRflagsForUser, kvmSetRflags, kvmUpdateDr7, kvmUpdateDr0123 } from "./x86Debug";
-import { exceptionHasErrorCode, kvmQueueInterrupt } from "./x86Events";
+import {
+  ExcVector,
+  exceptionHasErrorCode,
+  kvmDeliverExceptionPayload,
+  kvmQueueInterrupt,
+  processNmi,
+} from "./x86Events";
 
 const CR0_DEFINED = Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG;
 const CR0_PDPTR_BITS = Cr0.CD | Cr0.NW | Cr0.PG;
@@ -191,9 +201,21 @@ const SREG_ORDER = [
 
 /** KVM_GET_SREGS */
 export function kvmArchVcpuIoctlGetSregs(vcpu: KvmVcpu): KvmSregs {
+  const sregs: KvmSregs = { ...getSregsCommon(vcpu), interrupt_bitmap: [0n, 0n, 0n, 0n] };
+  const { interrupt } = vcpu.arch;
+  if (interrupt.injected && !interrupt.soft) {
+    sregs.interrupt_bitmap[interrupt.nr >> 6] = 1n << BigInt(interrupt.nr & 63);
+  }
+  return sregs;
+}
+
+type SregsCommon = Omit<KvmSregs, "interrupt_bitmap">;
+
+/** __get_sregs_common */
+function getSregsCommon(vcpu: KvmVcpu): SregsCommon {
   const { ops } = vcpu.module;
   const { arch } = vcpu;
-  const sregs = {} as KvmSregs;
+  const sregs = {} as SregsCommon;
   for (const [name, seg] of SREG_ORDER) sregs[name] = ops.getSegment(vcpu, seg);
   sregs.gdt = ops.getGdt(vcpu);
   sregs.idt = ops.getIdt(vcpu);
@@ -204,37 +226,63 @@ export function kvmArchVcpuIoctlGetSregs(vcpu: KvmVcpu): KvmSregs {
   sregs.cr8 = kvmGetCr8(vcpu);
   sregs.efer = arch.efer;
   sregs.apic_base = kvmGetApicBase(vcpu);
-  sregs.interrupt_bitmap = [0n, 0n, 0n, 0n];
-  if (arch.interrupt.injected && !arch.interrupt.soft) {
-    sregs.interrupt_bitmap[arch.interrupt.nr >> 6] = 1n << BigInt(arch.interrupt.nr & 63);
-  }
   return sregs;
 }
 
 /** kvm_is_valid_sregs */
-function kvmIsValidSregs(vcpu: KvmVcpu, s: KvmSregs): boolean {
+function kvmIsValidSregs(vcpu: KvmVcpu, s: SregsCommon): boolean {
   if (s.efer & EferBit.LME && s.cr0 & Cr0.PG) {
     if (!(s.cr4 & Cr4.PAE) || !(s.efer & EferBit.LMA)) return false;
-    if ((s.cr3 & ~(1n << 63n)) >> BigInt(vcpu.arch.maxphyaddr) !== 0n) return false;
+    if (s.cr3 >> BigInt(vcpu.arch.maxphyaddr) !== 0n) return false;
   } else if (s.efer & EferBit.LMA || s.cs.l) {
     return false;
   }
   return kvmIsValidCr4(vcpu, s.cr4) && kvmIsValidCr0(s.cr0);
 }
 
-/** KVM_SET_SREGS. @throws KvmError EINVAL */
+/** KVM_SET_SREGS: of the interrupt bitmap the lowest vector counts. @throws KvmError EINVAL */
 export function kvmArchVcpuIoctlSetSregs(vcpu: KvmVcpu, s: KvmSregs): void {
+  setSregsCommon(vcpu, s, "KVM_SET_SREGS", true);
+  const word = s.interrupt_bitmap.findIndex((bits) => bits !== 0n);
+  if (word < 0) return;
+  let bit = 0;
+  while (!((s.interrupt_bitmap[word] >> BigInt(bit)) & 1n)) bit++;
+  kvmQueueInterrupt(vcpu, word * 64 + bit, false);
+  kvmMakeRequest(KvmReq.EVENT, vcpu);
+}
+
+/** KVM_GET_SREGS2 */
+export function kvmArchVcpuIoctlGetSregs2(vcpu: KvmVcpu): KvmSregs2 {
+  const sregs: KvmSregs2 = { ...getSregsCommon(vcpu), flags: 0n, pdptrs: [0n, 0n, 0n, 0n] };
+  if (!isPaePaging(vcpu)) return sregs;
+  sregs.flags = BigInt(KVM_SREGS2_FLAGS_PDPTRS_VALID);
+  for (let i = 0; i < 4; i++) sregs.pdptrs[i] = kvmPdptrRead(vcpu, i);
+  return sregs;
+}
+
+/** KVM_SET_SREGS2. @throws KvmError EINVAL */
+export function kvmArchVcpuIoctlSetSregs2(vcpu: KvmVcpu, s: KvmSregs2): void {
+  const validPdptrs = (s.flags & BigInt(KVM_SREGS2_FLAGS_PDPTRS_VALID)) !== 0n;
+  const pae = (s.cr0 & Cr0.PG) !== 0n && (s.cr4 & Cr4.PAE) !== 0n && (s.efer & EferBit.LMA) === 0n;
+  if (s.flags & ~BigInt(KVM_SREGS2_FLAGS_PDPTRS_VALID) || (validPdptrs && !pae)) {
+    throw new KvmError("EINVAL", "KVM_SET_SREGS2", "unknown flags, or PDPTRs without PAE paging");
+  }
+  setSregsCommon(vcpu, s, "KVM_SET_SREGS2", !validPdptrs);
+  if (!validPdptrs) return;
+  for (let i = 0; i < 4; i++) vcpu.arch.pdptrs[i] = s.pdptrs[i];
+  kvmRegisterMarkDirty(vcpu, VcpuReg.PDPTR);
+  kvmMakeRequest(KvmReq.LOAD_MMU_PGD, vcpu);
+}
+
+/** __set_sregs_common. @param updatePdptrs PAE's page-directory pointers are read from memory */
+function setSregsCommon(vcpu: KvmVcpu, s: SregsCommon, ioctl: string, updatePdptrs: boolean): void {
   const { ops } = vcpu.module;
   const { arch } = vcpu;
   if (!kvmIsValidSregs(vcpu, s)) {
-    throw new KvmError(
-      "EINVAL",
-      "KVM_SET_SREGS",
-      "CR0, CR3, CR4, EFER and CS.L do not go together, or have reserved bits",
-    );
+    throw new KvmError("EINVAL", ioctl, "CR0, CR3, CR4, EFER and CS.L do not go together, or have reserved bits");
   }
   if (kvmSetApicBase(vcpu, s.apic_base, true)) {
-    throw new KvmError("EINVAL", "KVM_SET_SREGS", `IA32_APIC_BASE 0x${s.apic_base.toString(16)} is not legal`);
+    throw new KvmError("EINVAL", ioctl, `IA32_APIC_BASE 0x${s.apic_base.toString(16)} is not legal`);
   }
   kvmUpdateCpuidRuntime(vcpu);
   ops.setIdt(vcpu, s.idt);
@@ -249,18 +297,13 @@ export function kvmArchVcpuIoctlSetSregs(vcpu: KvmVcpu, s: KvmSregs): void {
   ops.setEfer(vcpu, s.efer);
   ops.setCr0(vcpu, s.cr0);
   ops.setCr4(vcpu, s.cr4);
-  if (isPaePaging(vcpu)) loadPdptrs(vcpu, s.cr3);
+  if (updatePdptrs && isPaePaging(vcpu)) loadPdptrs(vcpu, s.cr3);
   for (const [name, seg] of SREG_ORDER) ops.setSegment(vcpu, seg, s[name]);
   kvmMakeRequest(KvmReq.TLB_FLUSH_GUEST, vcpu);
   kvmMakeRequest(KvmReq.LOAD_MMU_PGD, vcpu);
   // A vCPU that userspace reset is not halted any more.
   const reset = kvmRipRead(vcpu) === 0xfff0n && s.cs.selector === 0xf000 && s.cs.base === 0xffff0000n;
   if (kvmVcpuIsBsp(vcpu) && reset && !isProtmode(vcpu)) arch.mpState = KvmMpState.RUNNABLE;
-  for (let word = 0; word < 4; word++) {
-    for (let bit = 0; bit < 64; bit++) {
-      if ((s.interrupt_bitmap[word] >> BigInt(bit)) & 1n) kvmQueueInterrupt(vcpu, word * 64 + bit, false);
-    }
-  }
   kvmMakeRequest(KvmReq.EVENT, vcpu);
 }
 
@@ -328,13 +371,18 @@ export function kvmVcpuIoctlX86GetVcpuEvents(vcpu: KvmVcpu): KvmVcpuEvents {
   const { arch } = vcpu;
   const { ops } = vcpu.module;
   const ex = arch.exception;
-  const payload = vcpu.kvm.arch.exceptionPayloadEnabled;
+  const { exceptionPayloadEnabled: payload, tripleFaultEvent } = vcpu.kvm.arch;
+  processNmi(vcpu);
+  // Without payloads userspace takes a pending exception for an injected one, whose side effects have happened.
+  if (!payload && ex.pending) kvmDeliverExceptionPayload(vcpu, ex);
+  // #BP and #OF come again by themselves: RIP is still at their instruction, whose length is not part of this.
+  const soft = ex.vector === ExcVector.BP || ex.vector === ExcVector.OF;
   return {
     exception: {
-      injected: (payload ? ex.injected : ex.injected || ex.pending) ? 1 : 0,
+      injected: !soft && (payload ? ex.injected : ex.injected || ex.pending) ? 1 : 0,
       nr: ex.vector,
       has_error_code: ex.hasErrorCode ? 1 : 0,
-      pending: payload && ex.pending ? 1 : 0,
+      pending: !soft && payload && ex.pending ? 1 : 0,
       error_code: ex.errorCode,
     },
     interrupt: {
@@ -343,10 +391,18 @@ export function kvmVcpuIoctlX86GetVcpuEvents(vcpu: KvmVcpu): KvmVcpuEvents {
       soft: 0,
       shadow: ops.getInterruptShadow(vcpu),
     },
-    nmi: { injected: arch.nmiInjected ? 1 : 0, pending: arch.nmiPending ? 1 : 0, masked: ops.getNmiMask(vcpu) ? 1 : 0 },
+    nmi: { injected: arch.nmiInjected ? 1 : 0, pending: arch.nmiPending, masked: ops.getNmiMask(vcpu) ? 1 : 0 },
     sipi_vector: 0,
-    flags: KvmVcpuEvent.VALID_NMI_PENDING | KvmVcpuEvent.VALID_SHADOW,
-    triple_fault: { pending: 0 },
+    flags:
+      KvmVcpuEvent.VALID_NMI_PENDING |
+      KvmVcpuEvent.VALID_SHADOW |
+      KvmVcpuEvent.VALID_SMM |
+      (payload ? KvmVcpuEvent.VALID_PAYLOAD : 0) |
+      (tripleFaultEvent ? KvmVcpuEvent.VALID_TRIPLE_FAULT : 0),
+    smi: { smm: 0, pending: 0, smm_inside_nmi: 0, latched_init: 0 },
+    triple_fault: { pending: tripleFaultEvent && kvmTestRequest(KvmReq.TRIPLE_FAULT, vcpu) ? 1 : 0 },
+    exception_has_payload: payload && ex.hasPayload ? 1 : 0,
+    exception_payload: payload ? ex.payload : 0n,
   };
 }
 
@@ -358,6 +414,7 @@ export function kvmVcpuIoctlX86SetVcpuEvents(vcpu: KvmVcpu, events: KvmVcpuEvent
     KvmVcpuEvent.VALID_NMI_PENDING |
     KvmVcpuEvent.VALID_SIPI_VECTOR |
     KvmVcpuEvent.VALID_SHADOW |
+    KvmVcpuEvent.VALID_SMM |
     KvmVcpuEvent.VALID_PAYLOAD |
     KvmVcpuEvent.VALID_TRIPLE_FAULT;
   const fail = (why: string): never => {
@@ -366,17 +423,25 @@ export function kvmVcpuIoctlX86SetVcpuEvents(vcpu: KvmVcpu, events: KvmVcpuEvent
   if (events.flags & ~known) fail("unknown flags");
   if (events.flags & KvmVcpuEvent.VALID_PAYLOAD && !vcpu.kvm.arch.exceptionPayloadEnabled)
     fail("payloads are not enabled");
+  if (events.flags & KvmVcpuEvent.VALID_TRIPLE_FAULT && !vcpu.kvm.arch.tripleFaultEvent)
+    fail("KVM_CAP_X86_TRIPLE_FAULT_EVENT is not enabled");
+  const { smi } = events;
+  if (events.flags & KvmVcpuEvent.VALID_SMM && smi && (smi.smm || smi.pending || smi.smm_inside_nmi))
+    fail("there is no system-management mode");
   const { exception } = events;
-  if ((exception.injected || exception.pending) && (exception.nr > 31 || exception.nr === 2))
-    fail("not an exception vector");
+  // Pending and payload mean something together with the flag only.
+  const payload = (events.flags & KvmVcpuEvent.VALID_PAYLOAD) !== 0;
+  const pending = payload && exception.pending !== 0;
+  if ((exception.injected || pending) && (exception.nr > 31 || exception.nr === 2)) fail("not an exception vector");
+  processNmi(vcpu);
   arch.exception = {
-    pending: exception.pending !== 0 && exception.injected === 0,
-    injected: exception.injected !== 0,
+    pending,
+    injected: exception.injected !== 0 && !pending,
     vector: exception.nr,
     hasErrorCode: exception.has_error_code !== 0 && exceptionHasErrorCode(exception.nr),
     errorCode: exception.error_code,
-    hasPayload: false,
-    payload: 0n,
+    hasPayload: pending && (events.exception_has_payload ?? 0) !== 0,
+    payload: pending ? (events.exception_payload ?? 0n) : 0n,
   };
   arch.interrupt = {
     injected: events.interrupt.injected !== 0,
@@ -392,8 +457,9 @@ export function kvmVcpuIoctlX86SetVcpuEvents(vcpu: KvmVcpu, events: KvmVcpuEvent
   }
   ops.setNmiMask(vcpu, events.nmi.masked !== 0);
   if (events.flags & KvmVcpuEvent.VALID_SIPI_VECTOR && vcpu.apic) arch.sipiVector = events.sipi_vector;
-  if (events.flags & KvmVcpuEvent.VALID_TRIPLE_FAULT && events.triple_fault.pending) {
-    kvmMakeRequest(KvmReq.TRIPLE_FAULT, vcpu);
+  if (events.flags & KvmVcpuEvent.VALID_TRIPLE_FAULT) {
+    if (events.triple_fault.pending) kvmMakeRequest(KvmReq.TRIPLE_FAULT, vcpu);
+    else kvmClearRequest(KvmReq.TRIPLE_FAULT, vcpu);
   }
   kvmMakeRequest(KvmReq.EVENT, vcpu);
 }
@@ -418,15 +484,21 @@ export function kvmVcpuIoctlX86SetDebugregs(vcpu: KvmVcpu, regs: KvmDebugregs): 
   kvmUpdateDr7(vcpu);
 }
 
-/** KVM_GET_XCRS */
+/** boot_cpu_has(X86_FEATURE_XSAVE) */
+const hostHasXsave = (vcpu: KvmVcpu): boolean =>
+  vcpu.module.host.processors[0].model.leaves.some((l) => l.leaf === 1 && (l.ecx >>> 26) & 1);
+
+/** KVM_GET_XCRS: XCR0, if the host has it at all. */
 export const kvmVcpuIoctlX86GetXcrs = (vcpu: KvmVcpu): KvmXcrs => ({
   flags: 0,
-  xcrs: guestCpuidHas(vcpu, 1, 0, "ecx", 26) ? [{ xcr: 0, value: vcpu.arch.xcr0 }] : [],
+  xcrs: hostHasXsave(vcpu) ? [{ xcr: 0, value: vcpu.arch.xcr0 }] : [],
 });
 
 /** KVM_SET_XCRS. @throws KvmError EINVAL */
 export function kvmVcpuIoctlX86SetXcrs(vcpu: KvmVcpu, xcrs: KvmXcrs): void {
-  if (xcrs.flags !== 0) throw new KvmError("EINVAL", "KVM_SET_XCRS", "flags must be 0");
+  if (xcrs.flags !== 0 || xcrs.xcrs.length > KVM_MAX_XCRS || !hostHasXsave(vcpu)) {
+    throw new KvmError("EINVAL", "KVM_SET_XCRS", "flags must be 0, at most 16 registers, and the host must have XSAVE");
+  }
   for (const { xcr, value } of xcrs.xcrs) {
     if (xcr === 0 && kvmSetXcr(vcpu, 0, value)) {
       throw new KvmError("EINVAL", "KVM_SET_XCRS", `XCR0 0x${value.toString(16)} is not what CPUID offers`);

@@ -4,8 +4,8 @@ import { cr4GuestRsvdBits, kvmFindCpuidEntry, kvmUpdateCpuidRuntime } from "./cp
 import { irqchipInKernel } from "./irq";
 import { Cr0, kvmReadCr0, kvmRegisterMarkDirty } from "./kvmCacheRegs";
 import { KvmLapic, kvmLapicReset } from "./lapic";
-import { kvmWriteGuest } from "./memslots";
-import { kvmReadL1Tsc, kvmSynchronizeTsc } from "./msrs";
+import { kvmReadGuest, kvmWriteGuest } from "./memslots";
+import { KVM_MAX_MCE_BANKS, kvmReadL1Tsc, kvmSynchronizeTsc } from "./msrs";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import { newKvmVcpuStat } from "./stats";
 import { type KvmVcpu, type KvmVcpuArchState, type KvmVcpuState, VcpuMode, VcpuReg, type VcpuVmxState } from "./types";
@@ -21,7 +21,6 @@ const DR7_FIXED_1 = 0x400n;
 /** Memory types after power-up: WB, WT, UC-, UC, twice. */
 const MSR_IA32_CR_PAT_DEFAULT = 0x0007040600070406n;
 const MISC_ENABLE_FAST_STRING = 1n;
-const KVM_MAX_MCE_BANKS = 10;
 const PIO_PAGE_SIZE = 4096;
 
 function newArchState(): KvmVcpuArchState {
@@ -90,6 +89,7 @@ function newArchState(): KvmVcpuArchState {
     pvTime: 0n,
     wallClock: 0n,
     pvTimeVersion: 0,
+    pvclockSetGuestStoppedRequest: false,
     stealMsr: 0n,
     pvEoiMsr: 0n,
     asyncPfMsr: 0n,
@@ -276,20 +276,29 @@ export function kvmPutGuestFpu(vcpu: KvmVcpu): void {
 const PVCLOCK_MUL = 0x80000000;
 const PVCLOCK_SHIFT = 1;
 const PVCLOCK_TSC_STABLE = 1;
+const PVCLOCK_GUEST_STOPPED = 2;
+const PVCLOCK_FLAGS = 29;
 
 /** kvm_guest_time_update: the guest's struct pvclock_vcpu_time_info. */
 export function kvmGuestTimeUpdate(vcpu: KvmVcpu): number {
   const { arch } = vcpu;
   if (!(arch.pvTime & 1n)) return 0;
   arch.pvTimeVersion = (arch.pvTimeVersion + 2) >>> 0;
+  const address = Number(arch.pvTime & ~1n);
   const bytes = new Uint8Array(32);
   const view = new DataView(bytes.buffer);
+  // The guest clears GUEST_STOPPED itself when it has seen it.
+  const before = new Uint8Array(1);
+  kvmReadGuest(vcpu.kvm, address + PVCLOCK_FLAGS, before);
+  let flags = PVCLOCK_TSC_STABLE | (before[0] & PVCLOCK_GUEST_STOPPED);
+  if (arch.pvclockSetGuestStoppedRequest) flags |= PVCLOCK_GUEST_STOPPED;
+  arch.pvclockSetGuestStoppedRequest = false;
   view.setUint32(0, arch.pvTimeVersion, true);
   view.setBigUint64(8, kvmReadL1Tsc(vcpu), true);
   view.setBigUint64(16, BigInt(vcpu.module.host.clock.now + vcpu.kvm.arch.kvmclockOffset), true);
   view.setUint32(24, PVCLOCK_MUL, true);
   view.setInt8(28, PVCLOCK_SHIFT);
-  view.setUint8(29, PVCLOCK_TSC_STABLE);
-  kvmWriteGuest(vcpu.kvm, Number(arch.pvTime & ~1n), bytes);
+  view.setUint8(PVCLOCK_FLAGS, flags);
+  kvmWriteGuest(vcpu.kvm, address, bytes);
   return 0;
 }

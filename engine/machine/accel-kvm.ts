@@ -217,7 +217,17 @@ export class KvmAccelerator implements Accelerator {
     for (const cpu of this.host.processors) cpu.setBreakpoints(list);
   }
   setWatchpoints(list: readonly Watchpoint[]): void {
-    for (const cpu of this.host.processors) cpu.setWatchpoints(list);
+    // The processors know host-physical memory, where the guest's pages lie elsewhere.
+    const onHost = list.flatMap((watch) =>
+      watch.space === "linear"
+        ? [watch]
+        : Array.from(this.runs("gpa", 0, watch.address, watch.length), ({ pa, size }) => ({
+            ...watch,
+            address: BigInt(pa),
+            length: size,
+          })),
+    );
+    for (const cpu of this.host.processors) cpu.setWatchpoints(onHost);
   }
   stopAfter(vcpu: number, count: number): void {
     this.host.processors[vcpu].stopAfter(count);

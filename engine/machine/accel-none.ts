@@ -116,6 +116,7 @@ export class NoAccelerator implements Accelerator {
         id,
         bsp: id === 0,
         x2apic: model.features.has("x2apic"),
+        suppressesEoi: true,
         tscDeadline: model.features.has("tsc-deadline"),
         physicalBits: model.physicalBits,
         clock,
@@ -215,10 +216,11 @@ export class NoAccelerator implements Accelerator {
   }
 
   get wakeable(): boolean {
+    const nmi = this.ioApic.carriesNmi || this.apics.some((apic) => apic.carriesNmi);
     return this.cpus.some((cpu) => {
       const { activity, rflags } = cpu.state;
       const waits = activity === Activity.HLT || activity === Activity.MWAIT;
-      return waits && ((rflags & Rflags.IF) !== 0 || cpu.guest?.ignoresIf === true);
+      return waits && (nmi || (rflags & Rflags.IF) !== 0 || cpu.guest?.ignoresIf === true);
     });
   }
 

@@ -123,7 +123,7 @@ export class PcBoard {
     ports.claim("firmware debug console", 0x402, 1, debugConsole);
     ports.claim("debug exit", 0xf4, 4, new DebugExit((code) => outside.end({ kind: "debug-exit", code })), 4);
     // Writes to the POST code port are how software waits a microsecond.
-    ports.claim("POST code", 0x80, 1, { read: () => 0, write: () => {} });
+    ports.claim("POST code", 0x80, 1, { read: () => 0xff, write: () => {} });
   }
 
   /** Puts ACPI and SMBIOS tables and the BIOS data area into guest memory, as firmware leaves them. */

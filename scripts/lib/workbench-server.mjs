@@ -7,7 +7,7 @@ import { CommandError, run } from "./run.mjs";
 import { codeServer } from "./workbench-environment.mjs";
 
 /** A quiet workbench: nothing that asks, reports or updates. */
-const SETTINGS = {
+export const SETTINGS = {
   "security.workspace.trust.enabled": false,
   "workbench.startupEditor": "none",
   "workbench.tips.enabled": false,
@@ -28,7 +28,7 @@ const SETTINGS = {
 };
 
 /** @returns {Promise<number>} a TCP port nobody uses now */
-function freePort() {
+export function freePort() {
   return new Promise((resolve, reject) => {
     const server = createServer();
     server.on("error", reject);

@@ -234,6 +234,23 @@ test("source lines: breakpoints, steps over lines, stacks with files, jumps", as
   await expect(await s.end()).toMatchFileSnapshot(golden("source-lines"));
 });
 
+test.each(["none", "vmx"])("ports, MSRs and guest-physical memory stop the guest under accel %s", async (accel) => {
+  const { client } = session();
+  await client.start({ program: hello, accel, memory: "64M", stopOnEntry: true });
+  await client.event("stopped");
+  const stopAt = async (name: string): Promise<string> => {
+    const { breakpoints } = await client.request("setFunctionBreakpoints", { breakpoints: [{ name }] });
+    await client.request("continue", { threadId: 1 });
+    const { body } = await client.event("stopped");
+    expect(body).toMatchObject({ reason: "function breakpoint", hitBreakpointIds: [breakpoints[0].id] });
+    return body.description;
+  };
+  expect(await stopAt("msr:ia32_efer")).toMatch(/ia32_efer|msr 0xc0000080/);
+  expect(await stopAt("io:0x3f8")).toContain("out port 0x3f8 size 1");
+  const stack = BigInt((await client.request("evaluate", { expression: "rsp - 8", context: "clipboard" })).result);
+  expect(await stopAt("phys:rsp - 8")).toContain(`0x${stack.toString(16)}`);
+});
+
 test("life: pause while running, restart, terminate while stopped inside an exit", async () => {
   const s = session();
   await s.begin({ program: hello, accel: "vmx", memory: "64M", append: "interactive" });

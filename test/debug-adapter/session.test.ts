@@ -115,6 +115,41 @@ describe("life of a session", () => {
     await c.event("terminated");
   });
 
+  test("a restart whose image cannot be read leaves the guest as it is; the next restart works", async () => {
+    const c = await stopped();
+    expect(await c.failure("restart", { arguments: { program: "/no/such/file" } })).toContain("there is no file");
+    expect(await pc(c)).toBe("0x0000000000001000");
+    await c.request("restart", { arguments: { program: image, stopOnEntry: true } });
+    expect((await c.event("stopped")).body.reason).toBe("entry");
+  });
+
+  test("events that a request brings about follow its response", async () => {
+    const c = await stopped();
+    const { source, line } = (await c.request("stackTrace", { threadId: 1 })).stackFrames[0];
+    const { targets } = await c.request("gotoTargets", { source, line: line + 1 });
+    await c.request("goto", { threadId: 1, targetId: targets[0].id });
+    await c.event("stopped");
+    await c.request("restart", {});
+    await c.event("stopped");
+    const order = c.received.map((m) => m.event ?? m.command);
+    for (const command of ["configurationDone", "goto", "restart"])
+      expect(order[order.indexOf(command) + 1]).toBe("stopped");
+  });
+
+  test("pause stops what the requests before it have set going, without waiting for their responses", async () => {
+    const c = await stopped();
+    c.post("continue", { threadId: 1 });
+    c.post("pause", { threadId: 1 });
+    expect((await c.event("stopped")).body.reason).toBe("pause");
+  });
+
+  test("disconnecting while the launch is under way ends the process", async () => {
+    const c = client();
+    c.post("initialize", { adapterID: "x" });
+    c.post("launch", { program: image });
+    expect(await c.end()).toBe(0);
+  });
+
   test("with noDebug nothing stops", async () => {
     const c = client();
     await c.start({ program: program("halt2.bin", [NOP, 0xf4]), stopOnEntry: true, noDebug: true });
@@ -319,6 +354,32 @@ describe("stopping", () => {
     });
   });
 
+  test("a data breakpoint's id names 1 to 4096 bytes of guest memory", async () => {
+    const c = await stopped();
+    const ids = ["gva:0x1000:0", "gva:0x1000:99999", "gva:0xfffffffffffffffff:4", "hpa:0x1000:4"];
+    const { breakpoints } = await c.request("setDataBreakpoints", { breakpoints: ids.map((dataId) => ({ dataId })) });
+    expect(breakpoints.map((b: { verified: boolean }) => b.verified)).toEqual([false, false, false, false]);
+    expect(await c.request("dataBreakpointInfo", { name: "hpa:0x1000", asAddress: true })).toMatchObject({
+      dataId: null,
+      description: expect.stringContaining("host-physical"),
+    });
+  });
+
+  test("only an event has exception information", async () => {
+    const c = await stopped();
+    expect(await c.failure("exceptionInfo", { threadId: 1 })).toContain("not stopped at an event");
+    await c.request("stepIn", { threadId: 1 });
+    await c.event("stopped");
+    expect((await c.request("exceptionInfo", { threadId: 1 })).description).toContain("VM exit");
+  });
+
+  test("lines without conditions, as older clients send them", async () => {
+    const c = await stopped();
+    const { source, line } = (await c.request("stackTrace", { threadId: 1 })).stackFrames[0];
+    const { breakpoints } = await c.request("setBreakpoints", { source, lines: [line + 1] });
+    expect(breakpoints).toMatchObject([{ verified: true, line: line + 1 }]);
+  });
+
   test("step-in targets lead to a stage of the exit", async () => {
     const c = await stopped();
     const { targets } = await c.request("stepInTargets", { frameId: await top(c) });
@@ -364,6 +425,62 @@ describe("values", () => {
     await c.request("hyperstep/setNumbers", { numbers: "decimal" });
     const decimal = (await c.request("variables", { variablesReference: reference("General") })).variables;
     expect(decimal.find((v: { name: string }) => v.name === "rsp").value).toBe("32768");
+  });
+
+  test("a value set is answered as it is shown, and shown that way again", async () => {
+    const c = await stopped();
+    const { scopes } = await c.request("scopes", { frameId: await top(c) });
+    type Row = { name: string; value: string; variablesReference: number };
+    const rows = async (variablesReference: number): Promise<Row[]> =>
+      (await c.request("variables", { variablesReference })).variables;
+    for (const scope of scopes.filter((s: { name: string }) => /^(Flags|Segment|Debug)$/.test(s.name)))
+      for (const { name, value } of await rows(scope.variablesReference)) {
+        const { variablesReference } = scope;
+        expect(await c.request("setVariable", { variablesReference, name, value })).toMatchObject({ value });
+      }
+    const control = scopes.find((s: { name: string }) => s.name === "Control").variablesReference;
+    const cr0 = (await rows(control)).find((v) => v.name === "cr0")?.variablesReference ?? 0;
+    await c.request("setVariable", { variablesReference: cr0, name: "WP", value: "1" });
+    expect((await rows(cr0)).find((v) => v.name === "WP")?.value).toBe("1");
+    const segment = scopes.find((s: { name: string }) => s.name === "Segment");
+    expect(await rows(segment.variablesReference)).toHaveLength(segment.namedVariables);
+  });
+
+  test("frames of an earlier stop are gone for everything that names one", async () => {
+    const c = await stopped();
+    const frameId = await top(c);
+    await c.request("next", { threadId: 1 });
+    await c.event("stopped");
+    for (const [command, args] of [
+      ["evaluate", { expression: "rax" }],
+      ["setExpression", { expression: "rax", value: "1" }],
+      ["completions", { text: "ra", column: 3 }],
+      ["stepInTargets", {}],
+      ["scopes", {}],
+    ] as const)
+      expect(await c.failure(command, { ...args, frameId })).toContain("no longer there");
+  });
+
+  test("what a client says it cannot use is left out", async () => {
+    const c = client();
+    await c.request("initialize", {
+      adapterID: "hyperstep",
+      clientID: "vscode",
+      supportsVariableType: false,
+      supportsMemoryReferences: false,
+    });
+    await c.request("launch", { program: image, stopOnEntry: true });
+    await c.request("configurationDone");
+    await c.event("stopped");
+    const result = await c.request("evaluate", { expression: "1 - 2", format: { hex: true } });
+    expect(result).toEqual({
+      result: "0xffffffffffffffff",
+      variablesReference: 0,
+      presentationHint: { attributes: ["readOnly"] },
+    });
+    const { targets } = await c.request("completions", { text: "x + ra", column: 7 });
+    expect(targets[0]).toMatchObject({ label: "rax", length: 2 });
+    expect(targets[0].start).toBeUndefined();
   });
 
   test("the VMCS in groups, fields set through it", async () => {

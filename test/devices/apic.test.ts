@@ -10,9 +10,10 @@ let bus: SystemApicBus;
 let signals: string[];
 let apics: LocalApic[];
 
-function apic(id: number): LocalApic {
+function apic(id: number, suppressesEoi = true): LocalApic {
   const a = new LocalApic({
     id,
+    suppressesEoi,
     bsp: id === 0,
     x2apic: true,
     tscDeadline: true,
@@ -54,6 +55,18 @@ describe("local APIC", () => {
     expect(a.read(ApicReg.DFR, 4) >>> 0).toBe(0xffffffff);
     expect(a.read(ApicReg.SVR, 4)).toBe(0xff);
     expect(a.read(ApicReg.LVT_TIMER, 4)).toBe(0x10000);
+  });
+
+  test("version and SVR tell whether EOI broadcasts can be suppressed (SDM 3A 10.4.8, 10.9)", () => {
+    const registers = [true, false].map((suppressesEoi, i) => {
+      const a = apic(3 + i, suppressesEoi);
+      a.write(ApicReg.SVR, 4, 0xffffffff);
+      return [a.read(ApicReg.VERSION, 4), a.read(ApicReg.SVR, 4)];
+    });
+    expect(registers).toEqual([
+      [0x01050014, 0x13ff],
+      [0x00050014, 0x03ff],
+    ]);
   });
 
   test("a fixed interrupt sets IRR, the acknowledge moves it to ISR, EOI clears it (SDM 3A 10.8)", () => {

@@ -163,6 +163,51 @@ describe("8042", () => {
     expect([c.read(), c.read(), c.read()]).toEqual([0xfa, 0xaa, 0]);
   });
 
+  test("bytes written to the output buffer read as the device's, though its interface is off", () => {
+    const c = make();
+    c.command(0x60);
+    c.data(0x33);
+    c.command(0xd3);
+    c.data(0x5a);
+    expect([c.status() & 0x21, c.key.level, c.aux.level, c.read()]).toEqual([0x21, false, true, 0x5a]);
+    c.command(0xd2);
+    c.data(0xa5);
+    expect([c.status() & 0x21, c.key.level, c.aux.level, c.read()]).toEqual([0x01, true, false, 0xa5]);
+    expect(c.status() & 1).toBe(0);
+  });
+
+  test("the scan code set is told translated while translation is on", () => {
+    const c = make();
+    const scanSet = (): number => {
+      c.data(0xf0);
+      expect(c.read()).toBe(0xfa);
+      c.data(0);
+      expect(c.read()).toBe(0xfa);
+      return c.read();
+    };
+    expect(scanSet()).toBe(0x41);
+    c.command(0x60);
+    c.data(0x05);
+    expect(scanSet()).toBe(2);
+  });
+
+  test("the mouse keeps resolution, rate and scaling until its defaults are set", () => {
+    const c = make();
+    const send = (...bytes: number[]): number[] => {
+      for (const byte of bytes) {
+        c.command(0xd4);
+        c.data(byte);
+      }
+      const answers: number[] = [];
+      while (c.status() & 1) answers.push(c.read());
+      return answers;
+    };
+    send(0xe8, 3, 0xf3, 40, 0xe7, 0xf4);
+    expect(send(0xe9)).toEqual([0xfa, 0x30, 3, 40]);
+    send(0xf6);
+    expect(send(0xe9)).toEqual([0xfa, 0, 2, 100]);
+  });
+
   test("0xfe pulses the reset line; so does clearing bit 0 of the output port", () => {
     const c = make();
     c.command(0xfe);

@@ -52,6 +52,19 @@ describe("16550A", () => {
     expect(uart.read(5) & 1).toBe(0);
   });
 
+  test("overrun in loopback: without FIFO the new byte replaces the old one, with it the new one is lost", () => {
+    setUp(0);
+    out(4, 0x10);
+    for (const byte of [1, 2]) out(0, byte);
+    expect([uart.read(5) & 3, uart.read(0), uart.read(5) & 3]).toEqual([3, 2, 0]);
+    out(2, 0x81);
+    for (let byte = 0; byte < 17; byte++) out(0, byte);
+    expect(uart.read(5) & 3).toBe(3);
+    const read: number[] = [];
+    while (uart.read(5) & 1) read.push(uart.read(0));
+    expect(read).toEqual(Array.from({ length: 16 }, (_, byte) => byte));
+  });
+
   test("input beyond 16 bytes waits outside; nothing is lost and no overrun is shown", () => {
     setUp();
     const text = "the quick brown fox jumps over the lazy dog";

@@ -7,6 +7,7 @@ import { silentTracer, TraceKind, type TracePoint } from "../../engine/trace";
 import {
   deadHalt,
   debugExit,
+  nmiWakes,
   ORIGIN,
   PROTECTED_ORIGIN,
   pitTicks,
@@ -71,6 +72,10 @@ describe.each<Accel>(["none", "vmx"])("a machine with accel %s", (accel) => {
 
   test("HLT with interrupts off for good is a dead halt", () => {
     expect(finish(start(accel, deadHalt).machine)).toEqual({ kind: "dead-halt" });
+  });
+
+  test("HLT with interrupts off is not dead while the timer may come as NMI", () => {
+    expect(finish(start(accel, nmiWakes).machine)).toEqual({ kind: "debug-exit", code: 6 });
   });
 
   test("serial input interrupts and is echoed; without input the machine waits instead of ending", () => {

@@ -5,11 +5,11 @@ import { DEFAULT_MODEL } from "../../engine/cpu/models/models";
 import type { Accel } from "../../engine/machine/config";
 import { createMachine } from "../../engine/machine/create";
 import { silentTracer } from "../../engine/trace";
-import { corrected, SYSTEM32_DEVIATIONS, SYSTEM64_DEVIATIONS } from "../cpu/system/qemu-deviations";
+import { corrected, DEVICES_DEVIATIONS, SYSTEM32_DEVIATIONS, SYSTEM64_DEVIATIONS } from "../cpu/system/qemu-deviations";
 
 const guests = join(__dirname, "../guests");
 
-/** Runs a guest that prints one line for each probe of the processor's behaviour, and gives its lines. */
+/** Runs a guest that prints one line for each probe of the processor's or the chips' behaviour, and gives its lines. */
 function lines(name: string, accel: Accel): string[] {
   let output = "";
   const machine = createMachine(
@@ -24,8 +24,8 @@ function lines(name: string, accel: Accel): string[] {
     },
     {
       trace: silentTracer,
-      serialOutput: (_index, bytes) => {
-        output += Buffer.from(bytes).toString("latin1");
+      serialOutput: (index, bytes) => {
+        if (index === 0) output += Buffer.from(bytes).toString("latin1");
       },
     },
   );
@@ -38,6 +38,7 @@ function lines(name: string, accel: Accel): string[] {
 describe.each([
   ["system64", SYSTEM64_DEVIATIONS],
   ["system32", SYSTEM32_DEVIATIONS],
+  ["devices", DEVICES_DEVIATIONS],
 ] as const)("%s behaves as under QEMU", (name, deviations) => {
   const recorded = readFileSync(join(guests, name, "golden.txt"), "utf8").split("\n");
   test.each<Accel>(["none", "vmx"])("accel %s", (accel) => {

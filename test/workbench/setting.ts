@@ -1,12 +1,12 @@
 /** What every workbench test starts from: the packaged extension in a fresh profile, and a folder for screenshots. */
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { cacheFolder } from "../../scripts/lib/cache.mjs";
 import { run } from "../../scripts/lib/run.mjs";
-import { chromium, vsceCommand } from "../../scripts/lib/workbench-environment.mjs";
-import { startWorkbench } from "../../scripts/lib/workbench-server.mjs";
+import { chromium, serveWebWorkbench, vsceCommand } from "../../scripts/lib/workbench-environment.mjs";
+import { freePort, SETTINGS, startWorkbench } from "../../scripts/lib/workbench-server.mjs";
 import { Workbench } from "./driver";
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -14,8 +14,6 @@ export const root = dirname(dirname(here));
 
 export interface Setting {
   readonly workbench: Workbench;
-  /** Where the screenshots go: outside the checkout. */
-  readonly screenshots: string;
   close(): Promise<void>;
 }
 
@@ -30,11 +28,14 @@ async function hexEditor(): Promise<string> {
   return vsix;
 }
 
-/**
- * @param name of the screenshots' folder
- * @param fill puts the workspace's files into a folder
- */
-export async function open(name: string, fill: (folder: string) => void): Promise<Setting> {
+/** Drawn as text, a test can read the terminal. */
+const READABLE_TERMINAL = {
+  "terminal.integrated.gpuAcceleration": "off",
+  "terminal.integrated.enablePersistentSessions": false,
+};
+
+/** A folder for a test's screenshots, empty, and one for everything else it needs, with the workspace in it. */
+function places(name: string, fill: (folder: string) => void): { screenshots: string; place: string; folder: string } {
   const screenshots = join(cacheFolder("screenshots"), name);
   rmSync(screenshots, { recursive: true, force: true });
   mkdirSync(screenshots, { recursive: true });
@@ -42,23 +43,47 @@ export async function open(name: string, fill: (folder: string) => void): Promis
   const folder = join(place, "workspace");
   mkdirSync(folder);
   fill(folder);
-  // Drawn as text, a test can read the terminal.
-  const settings = {
-    "terminal.integrated.gpuAcceleration": "off",
-    "terminal.integrated.enablePersistentSessions": false,
-  };
-  const extensions = [join(root, "hyperstep.vsix"), await hexEditor()];
-  const server = await startWorkbench({ profile: join(place, "profile"), folder, extensions, settings });
-  const workbench = await Workbench.open(chromium(), server.url, screenshots);
+  return { screenshots, place, folder };
+}
+
+function settingOf(workbench: Workbench, place: string, stop: () => void | Promise<void>): Setting {
   return {
     workbench,
-    screenshots,
     close: async () => {
       await workbench.close();
-      await server.stop();
+      await stop();
       rmSync(place, { recursive: true, force: true });
     },
   };
+}
+
+/**
+ * The workbench with a server behind it, as on the desktop.
+ *
+ * @param name of the screenshots' folder
+ * @param fill puts the workspace's files into a folder
+ */
+export async function open(name: string, fill: (folder: string) => void): Promise<Setting> {
+  const { screenshots, place, folder } = places(name, fill);
+  const extensions = [join(root, "hyperstep.vsix"), await hexEditor()];
+  const server = await startWorkbench({
+    profile: join(place, "profile"),
+    folder,
+    extensions,
+    settings: READABLE_TERMINAL,
+  });
+  return settingOf(await Workbench.open(chromium(), server.url, screenshots), place, server.stop);
+}
+
+/** The workbench in a browser alone: the extension's web entry, the adapter inline, the engine in a web worker. */
+export async function openWeb(name: string, fill: (folder: string) => void): Promise<Setting> {
+  const { screenshots, place, folder } = places(name, fill);
+  // There is no user profile to put settings into.
+  const file = join(folder, ".vscode", "settings.json");
+  const own = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {};
+  writeFileSync(file, JSON.stringify({ ...SETTINGS, ...READABLE_TERMINAL, ...own }, null, 2));
+  const server = await serveWebWorkbench({ extension: root, folder, port: await freePort() });
+  return settingOf(await Workbench.open(chromium(), server.url, screenshots), place, server.stop);
 }
 
 /** The sample folder. */

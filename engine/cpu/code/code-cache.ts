@@ -137,13 +137,15 @@ export class VcpuCode implements CodeCache {
    * @throws CpuFault #PF, or #GP(0) for a RIP beyond CS.limit or not canonical; VmExitTaken
    */
   locate(): number {
-    const rip = this.cpu.state.rip;
-    const linear = this.linearOf(rip);
-    const lo = Number(linear & MASK32) | 0;
-    const hi = Number(linear >> 32n) | 0;
-    const known = this.store.lookup(lo, hi, this.context);
+    const { state } = this.cpu;
+    const long = this.mode === CodeMode.LONG64;
+    const known = long
+      ? this.store.lookup(state.lo(Off.RIP), state.hi(Off.RIP), this.context)
+      : this.store.lookup((state.lo(Off.RIP) + this.base) | 0, 0, this.context);
     if (known !== 0) return known;
-    if (this.mode !== CodeMode.LONG64 && rip > BigInt(this.limit >>> 0)) throw new CpuFault(Vector.GP, 0);
+    const { rip } = state;
+    const linear = this.linearOf(rip);
+    if (!long && rip > BigInt(this.limit >>> 0)) throw new CpuFault(Vector.GP, 0);
     const pa = this.cpu.mmu.translate(linear, Access.EXECUTE);
     const host = this.cpu.memory.hostOffset(pa - (pa % 4096));
     if (host < 0) return this.putTogether();

@@ -16,8 +16,9 @@ const invlpg: SystemHandler = (cpu, instruction) => {
 };
 
 const invpcid: SystemHandler = (cpu, instruction) => {
-  requireCpl0(cpu);
+  // In a guest it may not exist at all (SDM 3C 26.3): that is asked first.
   cpu.guest?.interceptInstruction("invpcid", instruction, uncheckedAddress(cpu, instruction));
+  requireCpl0(cpu);
   const type = readOperand(cpu, instruction, 0);
   const at = effectiveAddress(cpu, instruction, 16);
   const first = cpu.mmu.read(at, 8);

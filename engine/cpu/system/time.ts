@@ -43,14 +43,16 @@ const rdtsc: SystemHandler = (cpu, instruction) => {
 };
 
 const rdtscp: SystemHandler = (cpu, instruction) => {
-  checkTsd(cpu);
+  // In a guest it may not exist at all (SDM 3C 26.3): that is asked first.
   cpu.guest?.interceptInstruction("rdtscp", instruction);
+  checkTsd(cpu);
   giveTsc(cpu);
   cpu.state.setGpr32(Gpr.RCX, cpu.state.u32(Off.TSC_AUX));
   return Next.SEQUENTIAL;
 };
 
 const rdpid: SystemHandler = (cpu, instruction) => {
+  cpu.guest?.interceptInstruction("rdpid", instruction);
   writeOperand(cpu, instruction, 0, BigInt(cpu.state.u32(Off.TSC_AUX)));
   return Next.SEQUENTIAL;
 };

@@ -71,6 +71,7 @@ const HOST_SELECTORS: readonly (readonly [seg: number, selector: number])[] = [
 export const CR0_KEPT = 0x7ffa_ffd0;
 const CR4_PAE = 1 << 5;
 const CR4_PCIDE = 1 << 17;
+const CR0_PE = 1;
 const CR0_PG = 1 << 31;
 const EFER_LME = 0x100;
 const EFER_LMA = 0x400;
@@ -87,7 +88,7 @@ const BUSY_TSS = 0xb | SegAttr.P;
 export const NMI_UNBLOCKING = 1 << 12;
 
 /** VMX-abort indicators (SDM 3C 28.7). */
-const Abort = { SAVE_MSR: 1, HOST_PDPTE: 2, LOAD_MSR: 4 } as const;
+const Abort = { SAVE_MSR: 1, HOST_PDPTE: 2, LOAD_MSR: 4, LEAVES_IA32E: 6 } as const;
 
 /** What becomes of RFLAGS.RF in the saved state (SDM 3C 28.3.3). */
 export const SavedRf = { KEEP: 0, CLEAR: 1, SET: 2 } as const;
@@ -124,8 +125,7 @@ export class ExitRecorder implements EptExits {
   }
 
   violation(gpa: number, linear: bigint | undefined, qualification: number): never {
-    const unblocked = this.unit.state.nmiUnblocked && this.unit.state.vectoring === null;
-    this.qualificationLo = qualification | (unblocked ? NMI_UNBLOCKING : 0);
+    this.qualificationLo = qualification | (this.unit.guestMode.unblockedByIret ? NMI_UNBLOCKING : 0);
     return this.eptExit(ExitReason.EPT_VIOLATION, gpa, linear);
   }
 
@@ -149,19 +149,34 @@ export class ExitRecorder implements EptExits {
   /** Takes the VM exit: exit information, guest state, MSR lists, host state. */
   vmExit(reason: number): void {
     const { unit } = this;
-    const { cpu, vmcs } = unit;
+    const { cpu } = unit;
     this.record(reason);
+    unit.guestMode.afterIret();
     this.saveGuest(reason);
     const nmi = reason === ExitReason.EXCEPTION_NMI && ((this.interruptInfo >> 8) & 7) === 2;
     this.reset();
-    const stores = vmcs.u32(W.STORE_COUNT);
-    if (stores !== 0 && storeMsrs(cpu.memory, unit.services, vmcs.address(W.STORE_ADDR), stores) !== 0) {
+    if (!this.storeMsrs()) {
       this.abort(Abort.SAVE_MSR);
       return;
     }
     this.toHost(nmi);
     unit.state.exitCounts[reason]++;
     if (cpu.trace.armed & TraceKind.VmExit) this.trace(reason);
+  }
+
+  /**
+   * Saves the MSRs of the store list: the processor's own, the TSC without the guest's offset (SDM 3C 25.6.5, 28.4).
+   * @returns false when one cannot be stored
+   */
+  private storeMsrs(): boolean {
+    const { cpu, vmcs, services } = this.unit;
+    const count = vmcs.u32(W.STORE_COUNT);
+    if (count === 0) return true;
+    const { guest } = cpu;
+    cpu.guest = null;
+    const bad = storeMsrs(cpu.memory, services, vmcs.address(W.STORE_ADDR), count);
+    cpu.guest = guest;
+    return bad === 0;
   }
 
   /** Loads the host after a VM entry that failed late; only reason and qualification are recorded (SDM 3C 27.8). */
@@ -171,7 +186,11 @@ export class ExitRecorder implements EptExits {
     unit.vmcs.set64(W.QUALIFICATION, qualification, 0);
     this.reset();
     unit.state.exitCounts[reason]++;
-    this.toHost(false);
+    // Blocking by NMI is what it was before the entry, which may have loaded the guest's already.
+    const { state } = unit.cpu;
+    const blocked = unit.cpu.guest ? unit.state.hostNmiBlocked : (state.lo(Off.INHIBIT) & Inhibit.NMI) !== 0;
+    state.setU32(Off.INHIBIT, blocked ? Inhibit.NMI : 0);
+    this.toHost(blocked);
   }
 
   private reset(): void {
@@ -208,7 +227,8 @@ export class ExitRecorder implements EptExits {
     const doubleFault = reason === ExitReason.EXCEPTION_NMI && (this.interruptInfo & 0xff) === Vector.DF;
     if (event && !doubleFault && reason !== ExitReason.TRIPLE_FAULT) {
       vectoring = event.vector | (event.type << 8) | (1 << 31);
-      if (event.error !== undefined) {
+      // In real-address mode no event has an error code.
+      if (event.error !== undefined && this.unit.cpu.state.lo(Off.CR0) & CR0_PE) {
         vectoring |= 1 << 11;
         vectoringError = event.error;
       }
@@ -324,10 +344,14 @@ export class ExitRecorder implements EptExits {
     const inGuest = cpu.guest !== null;
     const flush = inGuest && !(secondaryControls(vmcs) & SecondaryExec.ENABLE_VPID);
 
-    this.leaveGuest();
-    load(HOST_PLAN, i32, block, vmcs.at);
     const controls = vmcs.lo(W.EXIT);
     const host64 = (controls & VmExitControl.HOST_ADDR_SPACE_SIZE) !== 0;
+    if (!host64 && state.lo(Off.EFER) & EFER_LMA) {
+      this.abort(Abort.LEAVES_IA32E);
+      return;
+    }
+    this.leaveGuest();
+    load(HOST_PLAN, i32, block, vmcs.at);
     state.setLo(Off.CR0, (vmcs.lo(W.HOST_CR0) & ~CR0_KEPT) | (state.lo(Off.CR0) & CR0_KEPT));
     const cr4 = vmcs.lo(W.HOST_CR4);
     state.setLo(Off.CR4, host64 ? cr4 | CR4_PAE : cr4 & ~CR4_PCIDE);

@@ -34,6 +34,9 @@ const PLE_WINDOW = word(Field.PLE_WINDOW);
 
 const VALID = 1 << 31;
 const ERROR_VALID = 1 << 11;
+const CR0_PE = 1;
+const CR4_TSD = 1 << 2;
+const TASK_GATE = 3;
 
 /** Event types (SDM 3C table 25-18). */
 const EventType = {
@@ -159,14 +162,20 @@ export class VmxGuestMode implements GuestMode {
   }
 
   private interceptOther(what: SimpleIntercept, instruction: Instruction): void {
+    const { state } = this.unit.cpu;
     switch (what) {
-      case "rdtscp":
+      case "rdpid":
         if (!this.secondary(SecondaryExec.ENABLE_RDTSCP)) throw new CpuFault(Vector.UD);
+        return;
+      case "rdtscp":
+        // #UD comes before all other faults, the exit behind those by privilege, which are the handler's (SDM 3C 26.3).
+        if (!this.secondary(SecondaryExec.ENABLE_RDTSCP)) throw new CpuFault(Vector.UD);
+        if (state.cpl !== 0 && state.lo(Off.CR4) & CR4_TSD) return;
         if (this.primary(CpuBased.RDTSC_EXITING)) this.exitInstruction(ExitReason.RDTSCP, instruction);
         return;
       case "invpcid":
         if (!this.secondary(SecondaryExec.ENABLE_INVPCID)) throw new CpuFault(Vector.UD);
-        if (!this.primary(CpuBased.INVLPG_EXITING)) return;
+        if (state.cpl !== 0 || !this.primary(CpuBased.INVLPG_EXITING)) return;
         this.exitWithOperand(ExitReason.INVPCID, instruction, info.invalidateInfo(instruction));
         break;
       case "invept":
@@ -264,6 +273,8 @@ export class VmxGuestMode implements GuestMode {
   interceptTaskSwitch(selector: number, source: number, instructionLength = 0): void {
     this.exits.qualificationLo = selector | (source << 30);
     this.exits.instructionLength = instructionLength;
+    // An instruction's exit saves RF as 0; a task gate in the IDT is an event's (SDM 3C 28.3.3).
+    if (source !== TASK_GATE) this.exits.rf = SavedRf.CLEAR;
     this.exits.exit(ExitReason.TASK_SWITCH);
   }
 
@@ -281,10 +292,11 @@ export class VmxGuestMode implements GuestMode {
       type = vector === Vector.DB ? EventType.PRIVILEGED_SOFTWARE_EXCEPTION : EventType.SOFTWARE_EXCEPTION;
       exits.instructionLength = instructionLength;
     }
-    exits.interruptInfo = vector | (type << 8) | (error === undefined ? 0 : ERROR_VALID) | VALID;
-    exits.interruptError = error ?? 0;
-    const data = this.unit.state;
-    if (data.nmiUnblocked && data.vectoring === null && vector !== Vector.DF) exits.interruptInfo |= NMI_UNBLOCKING;
+    // In real-address mode exceptions have no error codes (SDM 3C 28.2.2).
+    const coded = error !== undefined && (this.unit.cpu.state.lo(Off.CR0) & CR0_PE) !== 0;
+    exits.interruptInfo = vector | (type << 8) | (coded ? ERROR_VALID : 0) | VALID;
+    exits.interruptError = coded ? error : 0;
+    if (this.unblockedByIret && vector !== Vector.DF) exits.interruptInfo |= NMI_UNBLOCKING;
     if (vector === Vector.PF || vector === Vector.DB) exits.setQualification(extra);
     // Faults save RF as delivery would push it: 1, but for traps (SDM 3C 28.3.3).
     const trap = software || vector === Vector.DB || vector === Vector.BP || vector === Vector.OF;
@@ -344,7 +356,7 @@ export class VmxGuestMode implements GuestMode {
   boundary(): void {
     const { cpu, state: data } = this.unit;
     const { state } = cpu;
-    if (data.nmiUnblocked) this.afterIret();
+    this.afterIret();
     if (data.injection !== null) this.inject();
     if (data.mtf === 1) {
       if (data.mtfFrom < 0) data.mtfFrom = cpu.retired;
@@ -352,6 +364,8 @@ export class VmxGuestMode implements GuestMode {
     }
     const activity = state.activity;
     if (activity === Activity.WAIT_FOR_SIPI) return;
+    // INIT comes before all that follows (SDM 3A table 6-2; 3C 26.5.1, 26.5.2).
+    if (state.lo(Off.PENDING) & Pending.INIT) this.interceptInit();
     if (data.tprBelow) this.exits.exit(ExitReason.TPR_BELOW_THRESHOLD);
     if (data.mtf === 2) this.exits.exit(ExitReason.MONITOR_TRAP_FLAG);
     const pending = state.lo(Off.PENDING);
@@ -373,12 +387,27 @@ export class VmxGuestMode implements GuestMode {
     }
   }
 
-  /** Without virtual NMIs, IRET does not touch blocking by NMI when NMIs exit (SDM 3C 26.3). */
-  private afterIret(): void {
-    this.unit.state.nmiUnblocked = false;
-    if (!this.pin(PinBased.NMI_EXITING) || this.pin(PinBased.VIRTUAL_NMIS)) return;
+  /**
+   * The end of an IRET, or an exit in its middle. Without virtual NMIs, it does not touch blocking by NMI when NMIs exit
+   * (SDM 3C 26.3).
+   */
+  afterIret(): void {
+    const data = this.unit.state;
+    if (!data.nmiUnblocked) return;
+    data.nmiUnblocked = false;
+    if (this.iretUnblocks) return;
     const { state } = this.unit.cpu;
     state.setLo(Off.INHIBIT, state.lo(Off.INHIBIT) | Inhibit.NMI);
+  }
+
+  private get iretUnblocks(): boolean {
+    return !this.pin(PinBased.NMI_EXITING) || this.pin(PinBased.VIRTUAL_NMIS);
+  }
+
+  /** The IRET that runs now, and not the delivery of an event, has ended blocking by NMI (SDM 3C 28.2.3). */
+  get unblockedByIret(): boolean {
+    const data = this.unit.state;
+    return data.nmiUnblocked && data.vectoring === null && this.iretUnblocks;
   }
 
   /** A physical NMI would be recognised: with virtual NMIs the guest's own blocking does not count (SDM 3C 26.2). */
@@ -405,6 +434,15 @@ export class VmxGuestMode implements GuestMode {
 
   get ignoresIf(): boolean {
     return this.pin(PinBased.EXT_INTR_EXITING);
+  }
+
+  /** The monitor trap flag exits behind the first iteration of a repeated string instruction (SDM 3C 26.5.2). */
+  get stepsIterations(): boolean {
+    return this.unit.state.mtf === 1;
+  }
+
+  iterated(): void {
+    if (this.unit.state.mtf === 1) this.unit.state.mtf = 2;
   }
 
   instructionsToPreemption(): number {

@@ -77,6 +77,7 @@ function vmread(cpu: Cpu, instruction: Instruction): Next {
 }
 
 function vmwrite(cpu: Cpu, instruction: Instruction): Next {
+  if (cpu.vmx.currentVmcs < 0) return setResult(cpu, VM_FAIL_INVALID);
   const [field, source] = instruction.operands;
   const size = is64(cpu) ? 8 : 4;
   const value =
@@ -87,17 +88,19 @@ function vmwrite(cpu: Cpu, instruction: Instruction): Next {
 }
 
 function invept(cpu: Cpu, instruction: Instruction): Next {
-  const linear = effectiveAddress(cpu, instruction, 16);
   const type = readRegister(cpu, instruction.operands[0].reg);
+  if (type !== 1n && type !== 2n) return setResult(cpu, cpu.vmx.failure(VmError.INVALID_OPERAND_TO_INVEPT_INVVPID));
+  const linear = effectiveAddress(cpu, instruction, 16);
   const eptp = cpu.mmu.read(linear, 8);
   const reserved = cpu.mmu.read(linear + 8n, 8);
-  // A type this processor does not have is as invalid as a reserved half that is not 0.
+  // A reserved half that is not 0 is as invalid as a type this processor does not have.
   return setResult(cpu, cpu.vmx.invept(reserved === 0n ? Number(type) : -1, eptp));
 }
 
 function invvpid(cpu: Cpu, instruction: Instruction): Next {
-  const at = effectiveAddress(cpu, instruction, 16);
   const type = readRegister(cpu, instruction.operands[0].reg);
+  if (type > 3n) return setResult(cpu, cpu.vmx.failure(VmError.INVALID_OPERAND_TO_INVEPT_INVVPID));
+  const at = effectiveAddress(cpu, instruction, 16);
   const low = cpu.mmu.read(at, 8);
   const linear = cpu.mmu.read(at + 8n, 8);
   return setResult(cpu, cpu.vmx.invvpid(low >> 16n === 0n ? Number(type) : -1, Number(low & 0xffffn), linear));
@@ -108,7 +111,10 @@ function vmxon(cpu: Cpu, instruction: Instruction): Next {
   checkMode(cpu);
   cpu.guest?.interceptInstruction("vmxon", instruction);
   checkPrivilege(cpu);
-  return setResult(cpu, cpu.vmx.vmxon(readPointer(cpu, instruction)));
+  return setResult(
+    cpu,
+    cpu.vmx.vmxon(() => readPointer(cpu, instruction)),
+  );
 }
 
 /** VMCALL outside a guest: VMfail, for there is no SMM monitor to call (SDM 3C 31.3 VMCALL). */

@@ -225,7 +225,7 @@ export class VmxUnit implements Vmx {
   }
 
   /** SDM 3C 31.3 VMXON. Mode and CPL (#UD, #GP) were looked at by the instruction. */
-  vmxon(pa: number): VmxResult {
+  vmxon(region: number | (() => number)): VmxResult {
     const state = this.cpu.state;
     if (this.on) return this.failure(VmError.VMXON_IN_ROOT);
     const enabled = FEATURE_CONTROL_LOCKED | FEATURE_CONTROL_VMXON;
@@ -236,6 +236,7 @@ export class VmxUnit implements Vmx {
     ) {
       throw new CpuFault(Vector.GP, 0);
     }
+    const pa = typeof region === "number" ? region : region();
     if (!this.pageAddressOk(pa) || this.revisionAt(pa) !== VMCS_REVISION) return VM_FAIL_INVALID;
     state.setU32(Off.VMX_MODE, VmxMode.ROOT);
     this.setPointer(Off.VMXON_POINTER, pa);
@@ -247,6 +248,8 @@ export class VmxUnit implements Vmx {
     this.cpu.state.setU32(Off.VMX_MODE, VmxMode.OFF);
     this.cpu.state.setU64(Off.VMXON_POINTER, -1n);
     this.leaveVmcs();
+    // An INIT may have been waiting for the end of VMX operation (SDM 3C 24.8).
+    this.cpu.attention();
     return VM_SUCCEED;
   }
 

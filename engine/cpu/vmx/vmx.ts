@@ -64,8 +64,11 @@ export interface Vmx {
   readonly launched: boolean;
   /** In VMX operation (after VMXON), root or non-root. */
   readonly on: boolean;
-  /** @throws CpuFault where VMXON itself raises #UD or #GP */
-  vmxon(pa: number): VmxResult;
+  /**
+   * @param region physical address of the VMXON region, or what reads it once nothing else is in the way
+   * @throws CpuFault where VMXON itself raises #UD or #GP
+   */
+  vmxon(region: number | (() => number)): VmxResult;
   vmxoff(): VmxResult;
   vmclear(pa: number): VmxResult;
   vmptrld(pa: number): VmxResult;

@@ -232,7 +232,7 @@ export function handleDr(vcpu: KvmVcpu): number {
 /** kvm_emulate_rdmsr */
 export function handleRdmsr(vcpu: KvmVcpu): number {
   const index = kvmRegRead32(vcpu, VcpuReg.RCX);
-  const data = kvmGetMsr(vcpu, index);
+  const data = kvmGetMsr(vcpu, index, false);
   if (data === null) return kvmCompleteInsnGp(vcpu, true);
   kvmRegWrite32(vcpu, VcpuReg.RAX, Number(data & 0xffffffffn));
   kvmRegWrite32(vcpu, VcpuReg.RDX, Number(data >> 32n));

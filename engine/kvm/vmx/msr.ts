@@ -16,7 +16,7 @@ const URET: Readonly<Record<number, keyof KvmVcpu["vmx"]["uretMsrs"]>> = {
 };
 
 /** vmx_get_msr. @returns null where #GP is due */
-export function vmxGetMsr(vcpu: KvmVcpu, index: number): bigint | null {
+export function vmxGetMsr(vcpu: KvmVcpu, index: number, hostInitiated: boolean): bigint | null {
   const { vmx } = vcpu;
   switch (index) {
     case Msr.FS_BASE:
@@ -38,7 +38,7 @@ export function vmxGetMsr(vcpu: KvmVcpu, index: number): bigint | null {
   }
   const uret = URET[index];
   if (uret !== undefined) return vmx.uretMsrs[uret];
-  return kvmGetMsrCommon(vcpu, index);
+  return kvmGetMsrCommon(vcpu, index, hostInitiated);
 }
 
 /** vmx_set_msr */

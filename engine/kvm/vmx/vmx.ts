@@ -23,14 +23,7 @@ import { gfnToMemslot, kvmSetMemoryRegion, slotToHpa } from "../memslots";
 import type { KvmModuleBase } from "../moduleBase";
 import { Msr } from "../msrs";
 import { KvmReq, kvmMakeRequest } from "../requests";
-import {
-  APIC_ACCESS_PAGE_PRIVATE_MEMSLOT,
-  type Kvm,
-  type KvmVcpu,
-  PAGE_SIZE,
-  TSS_PRIVATE_MEMSLOT,
-  VcpuReg,
-} from "../types";
+import { APIC_ACCESS_PAGE_PRIVATE_MEMSLOT, type Kvm, type KvmVcpu, PAGE_SIZE, VcpuReg } from "../types";
 import { KVM_X86_DISABLE_EXITS } from "../uapi";
 import { ExcVector } from "../x86Events";
 import { EptCap } from "./capabilities";
@@ -151,15 +144,9 @@ function kvmAllocApicAccessPage(kvm: Kvm): void {
   kvm.arch.apicAccessMemslotEnabled = true;
 }
 
-/** vmx_set_tss_addr: three pages in guest memory for real mode without unrestricted guest. */
+/** vmx_set_tss_addr: only remembered; unrestricted guest needs no TSS for real mode. */
 export function vmxSetTssAddr(kvm: Kvm, addr: number): void {
   kvm.arch.tssAddr = addr;
-  const pages = kvm.module.host.allocatePages(3);
-  kvmSetMemoryRegion(
-    kvm,
-    { slot: TSS_PRIVATE_MEMSLOT, flags: 0, guest_phys_addr: addr, memory_size: 3 * PAGE_SIZE, userspace_addr: 0 },
-    pages,
-  );
 }
 
 /** vmx_set_identity_map_addr: only remembered; unrestricted guest needs no identity map. */

@@ -5,7 +5,7 @@ import { type Bus, RunExit } from "../../../engine/cpu/cpu";
 import { CpuEngine } from "../../../engine/cpu/engine";
 import { DEFAULT_MODEL, findModel } from "../../../engine/cpu/models/models";
 import type { Processor } from "../../../engine/cpu/processor";
-import { Gpr, Off } from "../../../engine/cpu/state";
+import { Gpr, Off, Seg } from "../../../engine/cpu/state";
 import { CpuBased, PinBased, SecondaryExec, VmEntryControl, VmExitControl } from "../../../engine/cpu/vmx/controls";
 import { ExitReason } from "../../../engine/cpu/vmx/exit-reasons";
 import { Field } from "../../../engine/cpu/vmx/fields";
@@ -175,6 +175,22 @@ describe("run returns VM_EXIT with the guest's state in the VMCS and its registe
     expect(rips).toEqual([1n, 2n, 0n, 1n]);
   });
 
+  test("the monitor trap flag exits behind each iteration of a repeated string instruction (26.5.2)", () => {
+    code(0xf3, 0xaa, 0x90); // rep stosb; nop
+    on(Field.CPU_BASED_VM_EXEC_CONTROL, CpuBased.MONITOR_TRAP_FLAG);
+    cpu.state.setGpr(Gpr.RCX, 2n);
+    cpu.state.setGpr(Gpr.RDI, 0x600n);
+    const steps = [0, 1, 2].map(() => {
+      expect(enter()).toBe(ExitReason.MONITOR_TRAP_FLAG);
+      return [cpu.state.gpr(Gpr.RCX), get(Field.GUEST_RIP)];
+    });
+    expect(steps).toEqual([
+      [1n, BigInt(CODE)],
+      [0n, BigInt(CODE + 2)],
+      [0n, BigInt(CODE + 3)],
+    ]);
+  });
+
   test("an entry that fails on guest state leaves the host in charge, and run need not be called", () => {
     set(Field.GUEST_RFLAGS, 0);
     expect(enter()).toBe(0x8000_0021);
@@ -215,5 +231,49 @@ describe("run returns VM_EXIT with the guest's state in the VMCS and its registe
     // And such a guest may be entered again.
     skip();
     expect(cpu.vmx.checkEntry()).toEqual([]);
+  });
+});
+
+describe("a host that executes VMLAUNCH itself", () => {
+  const HOST_CODE = 0x30_2000;
+  const AFTER_EXIT = 0x30_3000;
+  const TF = 0x100;
+
+  /** 64-bit mode on identity-mapped memory, at HOST_CODE; exits go to a HLT. */
+  function host(...bytes: number[]): void {
+    const put = (pa: number, value: bigint) => memory.view.setBigUint64(memory.hostOffset(pa), value, true);
+    put(0x30_0000, 0x30_1003n);
+    put(0x30_1000, 0x83n);
+    memory.write(HOST_CODE, Uint8Array.from([...bytes, 0xf4]));
+    memory.write(AFTER_EXIT, Uint8Array.from([0xf4]));
+    cpu.hostIsModel = false;
+    const { state } = cpu;
+    state.setU64(Off.EFER, 0xd00n);
+    state.setU64(Off.CR3, 0x30_0000n);
+    state.setSegment(Seg.CS, 8, 0n, 0xffff_ffff, 0xa09b);
+    state.setSegment(Seg.SS, 0x10, 0n, 0xffff_ffff, 0xc093);
+    state.rip = BigInt(HOST_CODE);
+    set(Field.HOST_CR3, 0x30_0000);
+    set(Field.HOST_RIP, AFTER_EXIT);
+    set(Field.HOST_TR_BASE, 0);
+    cpu.contextChanged();
+  }
+
+  test("a single step over it is lost when the entry succeeds: the guest has its own pending traps (27.7.3)", () => {
+    code(0x90, 0x0f, 0xa2); // nop; cpuid
+    host(0x0f, 0x01, 0xc2);
+    set(Field.EXCEPTION_BITMAP, 2);
+    cpu.state.rflags = 2 | TF;
+    expect(cpu.run(100)).toBe(RunExit.HALTED);
+    expect(Number(get(Field.VM_EXIT_REASON))).toBe(ExitReason.CPUID);
+  });
+
+  test("blocking by MOV SS makes it fail with error 26, and ends with it (27.1)", () => {
+    code(0x0f, 0xa2);
+    cpu.state.setGpr(Gpr.RAX, 0n);
+    host(0x8e, 0xd0, 0x0f, 0x01, 0xc2, 0x0f, 0x01, 0xc2); // mov ss, ax; vmlaunch; vmlaunch
+    expect(cpu.run(100)).toBe(RunExit.HALTED);
+    expect(Number(get(Field.VM_INSTRUCTION_ERROR))).toBe(26);
+    expect(Number(get(Field.VM_EXIT_REASON))).toBe(ExitReason.CPUID);
   });
 });

@@ -20,13 +20,22 @@ const blocking = (v: EntryState) => v.u32(Field.GUEST_INTERRUPTIBILITY_INFO);
 const activity = (v: EntryState) => v.u32(Field.GUEST_ACTIVITY_STATE);
 const code64 = (v: EntryState) => v.ia32e && (v.u32(Field.GUEST_CS_AR_BYTES) & (1 << 13)) !== 0;
 
+/**
+ * Bits 63:N are identical, N being the linear-address bits. The address behind the lower half's last byte passes, where
+ * the guest may have come by itself: fetching there is what faults.
+ */
+function ripExtended(v: EntryState): boolean {
+  const hi = v.hi(Field.GUEST_RIP);
+  return hi >> (v.capabilities.linearBits - 32) === hi >> 31;
+}
+
 export const guestFlowChecks: readonly EntryCheck[] = [
   flow(
     "guest.rip",
     "3C 27.3.1.4",
-    (v) => (code64(v) ? v.canonical(Field.GUEST_RIP) : v.hi(Field.GUEST_RIP) === 0),
+    (v) => (code64(v) ? ripExtended(v) : v.hi(Field.GUEST_RIP) === 0),
     (v) =>
-      `${show(v, Field.GUEST_RIP)} must ${code64(v) ? "be canonical in 64-bit mode" : "have bits 63:32 clear outside 64-bit mode"}`,
+      `${show(v, Field.GUEST_RIP)}: bits ${code64(v) ? `63:${v.capabilities.linearBits} must be identical in 64-bit mode` : "63:32 must be 0 outside 64-bit mode"}`,
   ),
   flow(
     "guest.rflags.reserved",
@@ -135,7 +144,6 @@ export const guestStateChecks: readonly EntryCheck[] = [
     "3C 27.3.1.5",
     (v) => v.eventType !== 2 || (blocking(v) & MOV_SS) === 0,
     (v) => `${show(v, Field.GUEST_INTERRUPTIBILITY_INFO)}: bit 1 (MOV SS) must be 0 when an NMI is injected`,
-    { qualification: 3 },
   ),
   state(
     "guest.interruptibility.smi",
@@ -149,7 +157,6 @@ export const guestStateChecks: readonly EntryCheck[] = [
     (v) => v.eventType !== 2 || !v.pin(PinBased.VIRTUAL_NMIS) || (blocking(v) & 8) === 0,
     (v) =>
       `${show(v, Field.GUEST_INTERRUPTIBILITY_INFO)}: bit 3 (NMI) must be 0 when an NMI is injected with virtual NMIs`,
-    { qualification: 3 },
   ),
   state(
     "guest.pending-debug.reserved",
@@ -180,6 +187,13 @@ export const guestStateChecks: readonly EntryCheck[] = [
     (v) =>
       `${show(v, Field.VMCS_LINK_POINTER)} leads to revision ${hex(linkedRevision(v))}, which must be ${hex(VMCS_REVISION)}`,
     { qualification: 4, reads: Reads.STATE | Reads.OUTSIDE },
+  ),
+  state(
+    "guest.link-pointer.current",
+    "3C 27.3.1.5",
+    (v) => linkIsNone(v) || v.memory.hostOffset(v.address(Field.VMCS_LINK_POINTER)) !== v.vmcs.at * 4,
+    (v) => `${show(v, Field.VMCS_LINK_POINTER)} must not be the current VMCS`,
+    { qualification: 4 },
   ),
 ];
 
