@@ -56,8 +56,7 @@ export interface SessionContext {
 }
 
 /** Answers one command. Arguments have been checked against request-schemas.ts. */
-// biome-ignore lint/suspicious/noExplicitAny: each handler names its own argument type; the schema has checked it
-export type Handler = (args: any, token: CancelToken) => Promise<object | undefined>;
+export type Handler = (args: never, token: CancelToken) => Promise<object | undefined>;
 export type Handlers = Readonly<Record<string, Handler>>;
 
 const STAGES: Readonly<Record<number, string>> = {

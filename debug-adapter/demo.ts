@@ -76,8 +76,7 @@ class Client {
     this.wake?.();
   }
 
-  // biome-ignore lint/suspicious/noExplicitAny: the caller knows what it asked for
-  async request(command: string, args?: object): Promise<any> {
+  async request<T = Record<string, unknown>>(command: string, args?: object): Promise<T> {
     const seq = this.seq++;
     const answer = new Promise<DebugProtocol.Response>((resolve) => this.responses.set(seq, resolve));
     this.adapter.stdin?.write(frame({ seq, type: "request", command, arguments: args }));

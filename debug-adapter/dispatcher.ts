@@ -98,7 +98,8 @@ export class Dispatcher {
     };
     try {
       token.check();
-      const body = await handler(request.args, token);
+      // The schema of the command has checked them: they are what this handler names.
+      const body = await handler(request.args as never, token);
       this.respond(request, true, body);
       this.after(request.command);
     } catch (error) {

@@ -55,8 +55,11 @@ class WebHost implements AdapterHost {
   }
 
   async exists(path: string): Promise<boolean> {
+    const uri = uriOf(path);
     try {
-      return (await vscode.workspace.fs.stat(uriOf(path))).type === vscode.FileType.File;
+      // Of what a web server holds, the editor says that everything exists.
+      if (/^https?$/.test(uri.scheme)) return (await vscode.workspace.fs.readFile(uri)).length > 0;
+      return (await vscode.workspace.fs.stat(uri)).type === vscode.FileType.File;
     } catch {
       return false;
     }

@@ -169,7 +169,7 @@ export function kvmSetMemoryRegion(kvm: Kvm, mem: KvmUserspaceMemoryRegion, kern
   requireThat(mem.guest_phys_addr + mem.memory_size < 2 ** 64, "EINVAL", "the slot wraps around");
   requireThat(mem.memory_size / PAGE_SIZE <= KVM_MEM_MAX_NR_PAGES, "EINVAL", "too many pages");
   const active = kvmMemslots(kvm, asId);
-  const old = active.slots.find((s) => s.id === id) ?? null;
+  const old = idToMemslot(active.slots, id);
   if (mem.memory_size === 0) {
     requireThat(old !== null, "EINVAL", `slot ${id} does not exist, so it cannot be deleted`);
     kvmSetMemslot(kvm, asId, old, null);
@@ -188,9 +188,7 @@ export function kvmSetMemoryRegion(kvm: Kvm, mem: KvmUserspaceMemoryRegion, kern
     if (baseGfn === old.baseGfn && mem.flags === old.flags) return;
   }
   if (!old || baseGfn !== old.baseGfn) {
-    const clash = active.slots.find(
-      (s) => s.id !== id && baseGfn < s.baseGfn + s.npages && s.baseGfn < baseGfn + npages,
-    );
+    const clash = overlappingSlot(active.slots, id, baseGfn, npages);
     requireThat(clash === undefined, "EEXIST", `it overlaps slot ${clash?.id}`);
     requireThat(baseGfn + npages - 1 <= kvmMmuMaxGfn(kvm), "EINVAL", "it ends above the host's physical addresses");
   }
@@ -219,6 +217,28 @@ function kvmSetMemslot(kvm: Kvm, asId: number, old: KvmMemorySlot | null, next: 
   kvmReplaceMemslot(kvm, asId, old, next);
   kvmSwapActiveMemslots(kvm, asId);
   if (old && next && !moved) kvmMmuSlotApplyFlags(kvm, old, next);
+}
+
+/** id_to_memslot */
+function idToMemslot(slots: readonly KvmMemorySlot[], id: number): KvmMemorySlot | null {
+  for (let i = 0; i < slots.length; i++) if (slots[i].id === id) return slots[i];
+  return null;
+}
+
+/** kvm_check_memslot_overlap: a slot other than `id` with frames of [baseGfn, baseGfn + npages). */
+function overlappingSlot(
+  slots: readonly KvmMemorySlot[],
+  id: number,
+  baseGfn: number,
+  npages: number,
+): KvmMemorySlot | undefined {
+  // Slots do not overlap each other, so of those that begin below only the last one, or with `id` itself the one before, can.
+  for (let i = Math.max(0, firstSlotAt(slots, baseGfn) - 2); i < slots.length; i++) {
+    const s = slots[i];
+    if (s.baseGfn >= baseGfn + npages) return undefined;
+    if (s.id !== id && baseGfn < s.baseGfn + s.npages) return s;
+  }
+  return undefined;
 }
 
 /** Index of the first slot that begins at or above `gfn`. */

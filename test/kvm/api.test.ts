@@ -297,3 +297,17 @@ test("KVM_GET_LAPIC in x2APIC mode has the id where xAPIC has it unless KVM_CAP_
   expect(id(vcpu.KVM_GET_LAPIC())).toBe(1);
   expect(errno(() => vcpu.KVM_SET_LAPIC(page))).toBe("EINVAL");
 });
+
+test("a slot may move over its own frames but not over another's, wherever that begins (kvm_check_memslot_overlap)", () => {
+  const vm = newVm();
+  const set = (slot: number, page: number, pages = 1) =>
+    errno(() =>
+      vm.KVM_SET_USER_MEMORY_REGION({ ...region, slot, guest_phys_addr: page * 4096, memory_size: pages * 4096 }),
+    );
+  expect([set(0, 10, 4), set(1, 20, 4), set(2, 14)]).toEqual(["ok", "ok", "ok"]);
+  expect([set(3, 9, 2), set(3, 13), set(3, 11, 2), set(3, 8, 30), set(3, 23, 2)]).toEqual(new Array(5).fill("EEXIST"));
+  expect(set(1, 22, 4)).toBe("ok");
+  expect(set(1, 17, 4)).toBe("ok");
+  expect(set(1, 13, 4)).toBe("EEXIST");
+  expect([set(3, 15, 2), set(4, 9)]).toEqual(["ok", "ok"]);
+});

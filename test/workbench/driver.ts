@@ -65,6 +65,15 @@ export class Workbench {
     await this.settle();
   }
 
+  /** Answers the input box that is about to open. */
+  async quickInput(text: string): Promise<void> {
+    const input = this.page.locator(".quick-input-widget input.input");
+    await input.waitFor();
+    await input.fill(text);
+    await this.page.keyboard.press("Enter");
+    await this.settle();
+  }
+
   /** Opens a file of the workspace. */
   async openFile(name: string): Promise<void> {
     await this.page.keyboard.press("Control+P");

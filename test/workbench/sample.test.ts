@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { launchJson, open, type Setting, sample } from "./setting";
 import {
+  setsVmcsField,
   showsDisassembly,
   showsMemory,
   showsModelFrames,
@@ -73,6 +74,8 @@ describe("the sample guest, stopped at a VM exit", () => {
   });
 
   test("the VMCS view shows the exit's information, decoded", () => showsVmcs(setting.workbench));
+
+  test("a field of the VMCS can be set", () => setsVmcsField(setting.workbench));
 
   test("the registers are the guest's", () => showsRegisters(setting.workbench));
 

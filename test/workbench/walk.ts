@@ -38,6 +38,22 @@ export async function showsVmcs(workbench: Workbench): Promise<void> {
   await workbench.screenshot("vmcs-exit-information");
 }
 
+/** F2 on a field of the VMCS view sets it; the change is marked. */
+export async function setsVmcsField(workbench: Workbench): Promise<void> {
+  await workbench.onlyPanes("VMCS");
+  await workbench.expand("VMCS", /^Execution controls \d|^Execution controls\d/);
+  for (const value of ["0x1000", "0x0"]) {
+    await (await workbench.row("VMCS", /^TSC_OFFSET = /)).click();
+    await workbench.page.keyboard.press("F2");
+    await workbench.quickInput(value);
+    await workbench
+      .pane("VMCS")
+      .locator(".monaco-list-row", { hasText: `TSC_OFFSET = ${value}` })
+      .waitFor();
+    await workbench.screenshot(`vmcs-set-${value}`);
+  }
+}
+
 /** Registers of the guest at the exit: RDX holds the port. */
 export async function showsRegisters(workbench: Workbench): Promise<void> {
   await workbench.onlyPanes("Variables");
