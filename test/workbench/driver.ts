@@ -160,7 +160,8 @@ export class Workbench {
     await this.setPane("Call Stack", true);
     const frames = this.page.locator(".debug-call-stack .stack-frame");
     await frames.filter({ hasText: frame }).first().waitFor({ timeout });
-    return frames.allTextContents();
+    await this.settle();
+    return this.frames();
   }
 
   async frames(): Promise<string[]> {
@@ -174,19 +175,26 @@ export class Workbench {
 
   /** Presses a step button and waits until the machine has stopped somewhere else. */
   async step(action: string): Promise<void> {
-    const place = (status: string): string => {
+    const before = await this.place();
+    await this.toolbar(action);
+    let last = "";
+    for (let waited = 0; waited < 30_000; waited += SETTLE_MS) {
+      await this.settle();
+      const now = await this.place();
+      // The stack comes in two parts: it is all there when it stays as it is.
+      if (now !== "" && now !== before && now === last) return;
+      last = now;
+    }
+    throw new Error(`${action} led nowhere from\n${before}`);
+  }
+
+  /** Where the machine has stopped: status and call stack, as they are drawn now; empty while it runs. */
+  private place(): Promise<string> {
+    return this.page.evaluate((status) => {
       const frames = [...document.querySelectorAll(".debug-call-stack .stack-frame")].map((f) => f.textContent);
       const label = document.querySelector(status)?.getAttribute("aria-label") ?? "";
       return frames.length === 0 || label.endsWith("running") ? "" : [label, ...frames].join("\n");
-    };
-    const before = await this.page.evaluate(place, STATUS);
-    await this.toolbar(action);
-    for (let waited = 0; waited < 30_000; waited += SETTLE_MS) {
-      await this.settle();
-      const now = await this.page.evaluate(place, STATUS);
-      if (now !== "" && now !== before) return;
-    }
-    throw new Error(`${action} led nowhere from\n${before}`);
+    }, STATUS);
   }
 
   /** What the status bar says about where the machine is. */
