@@ -2,6 +2,7 @@
  * The machine as a KVM guest: the QEMU side (kvm/) on an emulated host whose kernel is the KVM model. Interrupt
  * controllers and timer are the kernel's; vCPU threads take turns.
  */
+
 import type { Bus, Watchpoint } from "../cpu/cpu";
 import type { SavedProcessors } from "../cpu/engine";
 import { tripleFaultCause } from "../cpu/system/events";
@@ -23,10 +24,10 @@ import { X86Cpu } from "./kvm/x86-cpu";
 import type { AddressSpace, VcpuView } from "./machine";
 import { GuestMemory } from "./memory-map";
 import type { PcBoard } from "./pc";
+import { type Run, readRuns, runsOf, writeRuns } from "./scattered-memory";
 
 /** Instructions of a vCPU thread's turn when others want to run too. */
 const TIME_SLICE = 10_000;
-const PAGE = 4096;
 
 interface TurnState {
   current: number;
@@ -144,44 +145,18 @@ export class KvmAccelerator implements Accelerator {
     }
   }
 
-  private *runs(
-    space: AddressSpace,
-    vcpu: number,
-    address: bigint,
-    length: number,
-  ): Generator<{ pa: number; done: number; size: number }> {
-    let done = 0;
-    while (done < length) {
-      const at = address + BigInt(done);
-      const size = Math.min(length - done, PAGE - Number(at & 0xfffn));
-      const pa = this.physical(space, vcpu, at);
-      if (pa < 0) return;
-      yield { pa, done, size };
-      done += size;
-    }
+  private runs(space: AddressSpace, vcpu: number, address: bigint, length: number): Iterable<Run> {
+    return runsOf(address, length, (at) => this.physical(space, vcpu, at));
   }
 
   readMemory(space: AddressSpace, vcpu: number, address: bigint, length: number): Uint8Array {
-    const out = new Uint8Array(length);
-    let there = 0;
-    for (const { pa, done, size } of this.runs(space, vcpu, address, length)) {
-      const bytes = this.host.memory.read(pa, size);
-      out.set(bytes, done);
-      there = done + bytes.length;
-      if (bytes.length < size) break;
-    }
-    return out.subarray(0, there);
+    return readRuns(this.host.memory, length, this.runs(space, vcpu, address, length));
   }
 
   writeMemory(space: AddressSpace, vcpu: number, address: bigint, bytes: Uint8Array): number {
-    let written = 0;
-    for (const { pa, done, size } of this.runs(space, vcpu, address, bytes.length)) {
-      const n = this.host.memory.write(pa, bytes.subarray(done, done + size));
+    return writeRuns(this.host.memory, bytes, this.runs(space, vcpu, address, bytes.length), (pa, n) => {
       for (const cpu of this.host.processors) cpu.code.invalidatePhysical(pa, n);
-      written = done + n;
-      if (n < size) break;
-    }
-    return written;
+    });
   }
 
   translate(vcpu: number, gva: bigint): bigint | undefined {

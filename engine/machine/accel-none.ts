@@ -2,6 +2,7 @@
  * The bare machine: the image runs on the emulated processors themselves, VMX and SVM included. Interrupt controllers and
  * timer are chips of the machine. vCPUs take turns with a fixed quantum, all on one clock, so a run is exactly repeatable.
  */
+
 import type { Bus, Cpu, InterruptPort, Watchpoint } from "../cpu/cpu";
 import { RunExit } from "../cpu/cpu";
 import { CpuEngine, type SavedProcessors } from "../cpu/engine";
@@ -28,6 +29,7 @@ import { hashBlock, hashMemory, loadMemory, type SavedMemory, saveMemory } from 
 import type { AddressSpace, VcpuView } from "./machine";
 import { GuestMemory, ramRanges } from "./memory-map";
 import type { PcBoard } from "./pc";
+import { type Run, readRuns, runsOf, writeRuns } from "./scattered-memory";
 
 /** Instructions a vCPU runs before the next one has its turn. */
 const QUANTUM = 10_000;
@@ -243,44 +245,16 @@ export class NoAccelerator implements Accelerator {
     }
   }
 
-  private *runs(
-    space: AddressSpace,
-    vcpu: number,
-    address: bigint,
-    length: number,
-  ): Generator<{ pa: number; done: number; size: number }> {
-    let done = 0;
-    while (done < length) {
-      const at = address + BigInt(done);
-      const size = Math.min(length - done, PAGE - Number(at & 0xfffn));
-      const pa = this.physical(space, vcpu, at);
-      if (pa < 0) return;
-      yield { pa, done, size };
-      done += size;
-    }
+  private runs(space: AddressSpace, vcpu: number, address: bigint, length: number): Iterable<Run> {
+    return runsOf(address, length, (at) => this.physical(space, vcpu, at));
   }
 
   readMemory(space: AddressSpace, vcpu: number, address: bigint, length: number): Uint8Array {
-    const out = new Uint8Array(length);
-    let there = 0;
-    for (const { pa, done, size } of this.runs(space, vcpu, address, length)) {
-      const bytes = this.memory.read(pa, size);
-      out.set(bytes, done);
-      there = done + bytes.length;
-      if (bytes.length < size) break;
-    }
-    return out.subarray(0, there);
+    return readRuns(this.memory, length, this.runs(space, vcpu, address, length));
   }
 
   writeMemory(space: AddressSpace, vcpu: number, address: bigint, bytes: Uint8Array): number {
-    let written = 0;
-    for (const { pa, done, size } of this.runs(space, vcpu, address, bytes.length)) {
-      const n = this.memory.write(pa, bytes.subarray(done, done + size));
-      this.changed(pa, n);
-      written = done + n;
-      if (n < size) break;
-    }
-    return written;
+    return writeRuns(this.memory, bytes, this.runs(space, vcpu, address, bytes.length), (pa, n) => this.changed(pa, n));
   }
 
   translate(vcpu: number, gva: bigint): bigint | undefined {
