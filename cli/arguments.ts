@@ -1,7 +1,8 @@
 /** Reads the arguments of `hyperstep run`. */
 import { parseArgs } from "node:util";
 import { KVM_PARAMS } from "../engine/kvm/params";
-import type { Accel } from "../engine/machine/config";
+import { type Accel, VIRTIO_KINDS, type VirtioKind } from "../engine/machine/config";
+import { type DiskArgument, diskArgument } from "./disks";
 import { UsageError } from "./usage";
 
 export interface RunArguments {
@@ -13,7 +14,14 @@ export interface RunArguments {
   readonly initrd?: string;
   /** File and the argument string that follows it. */
   readonly modules: readonly { readonly file: string; readonly argument: string }[];
+  readonly disks: readonly DiskArgument[];
+  readonly virtio: readonly VirtioKind[];
   readonly loadAddress?: number;
+  readonly firmware?: string;
+  readonly firmwareVariables?: string;
+  readonly videoBios?: string;
+  /** IDE drives of machines with firmware, in order. */
+  readonly drives: readonly { readonly file: string; readonly kind: "disk" | "cdrom" }[];
   readonly cpu?: string;
   readonly kvm: Readonly<Record<string, boolean | number>>;
   readonly tier: 0 | 1;
@@ -21,6 +29,10 @@ export interface RunArguments {
   /** Seconds; Infinity without --timeout. */
   readonly timeout: number;
   readonly traceExits: boolean;
+  /** A reset by the guest starts the image again. */
+  readonly reboot: boolean;
+  /** The status line, on a terminal. */
+  readonly status: boolean;
   readonly stats?: string;
 }
 
@@ -31,7 +43,14 @@ const OPTIONS = {
   append: { type: "string" },
   initrd: { type: "string" },
   module: { type: "string", multiple: true },
+  disk: { type: "string", multiple: true },
+  virtio: { type: "string" },
   "load-address": { type: "string" },
+  firmware: { type: "string" },
+  "firmware-vars": { type: "string" },
+  "video-bios": { type: "string" },
+  "ide-disk": { type: "string", multiple: true },
+  cdrom: { type: "string", multiple: true },
   cpu: { type: "string" },
   kvm: { type: "string", multiple: true },
   tier: { type: "string" },
@@ -39,6 +58,8 @@ const OPTIONS = {
   timeout: { type: "string" },
   trace: { type: "string" },
   stats: { type: "string" },
+  "no-reboot": { type: "boolean" },
+  "no-status": { type: "boolean" },
 } as const;
 
 const DEFAULT_MEMORY = 256 * 1024 * 1024;
@@ -46,7 +67,8 @@ const DEFAULT_MEMORY = 256 * 1024 * 1024;
 /** @throws UsageError */
 export function parseRunArguments(args: readonly string[]): RunArguments {
   const { values, positionals } = read(args);
-  if (positionals.length === 0) throw new UsageError("run needs an image");
+  const [image = values.firmware] = positionals;
+  if (image === undefined) throw new UsageError("run needs an image");
   if (positionals.length > 1) {
     throw new UsageError(`run takes one image, got ${positionals.length}: ${positionals.join(", ")}`);
   }
@@ -56,14 +78,23 @@ export function parseRunArguments(args: readonly string[]): RunArguments {
   }
   if (tier !== "0" && tier !== "1") throw new UsageError(`--tier ${tier}: use 0 or 1`);
   return {
-    image: positionals[0],
+    image,
     accel: accel(values.accel),
     memory: values.memory === undefined ? DEFAULT_MEMORY : size("memory", values.memory),
     smp: values.smp === undefined ? 1 : count("smp", values.smp),
     append: values.append ?? "",
     initrd: values.initrd,
     modules: (values.module ?? []).map(module),
+    disks: (values.disk ?? []).map(diskArgument),
+    virtio: (values.virtio ?? "").split(",").filter(Boolean).map(virtioKind),
     loadAddress: values["load-address"] === undefined ? undefined : number("load-address", values["load-address"]),
+    firmware: values.firmware,
+    firmwareVariables: values["firmware-vars"],
+    videoBios: values["video-bios"],
+    drives: [
+      ...(values["ide-disk"] ?? []).map((file) => ({ file, kind: "disk" as const })),
+      ...(values.cdrom ?? []).map((file) => ({ file, kind: "cdrom" as const })),
+    ],
     cpu: values.cpu,
     kvm: Object.fromEntries((values.kvm ?? []).map(parameter)),
     tier: tier === "1" ? 1 : 0,
@@ -73,6 +104,8 @@ export function parseRunArguments(args: readonly string[]): RunArguments {
         : count("max-instructions", values["max-instructions"]),
     timeout: values.timeout === undefined ? Number.POSITIVE_INFINITY : seconds(values.timeout),
     traceExits: trace === "exits",
+    reboot: values["no-reboot"] !== true,
+    status: values["no-status"] !== true,
     stats: values.stats,
   };
 }
@@ -85,6 +118,12 @@ function read(args: readonly string[]) {
     const text = error instanceof Error ? error.message : String(error);
     throw new UsageError(text.split(/\.?\n|\. /)[0].replace(/\.$/, ""));
   }
+}
+
+function virtioKind(value: string): VirtioKind {
+  const kind = VIRTIO_KINDS.find((name) => name === value);
+  if (!kind) throw new UsageError(`--virtio ${value}: use ${VIRTIO_KINDS.join(", ")}`);
+  return kind;
 }
 
 function accel(value = "none"): Accel {

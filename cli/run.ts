@@ -1,17 +1,23 @@
 /** `hyperstep run`: one machine, its serial port on the terminal, its ending as exit status. */
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { basename } from "node:path";
+import { NANOSECONDS_PER_INSTRUCTION } from "../engine/clock";
 import { DEFAULT_MODEL } from "../engine/cpu/models/models";
 import type { MachineConfig } from "../engine/machine/config";
 import { createMachine } from "../engine/machine/create";
-import type { Ending, Machine } from "../engine/machine/machine";
+import type { Ending, Machine, MachineStats } from "../engine/machine/machine";
+import { VIRTIO_CONSOLE_OUTPUT } from "../engine/machine/virtio";
 import { TraceKind, type TracePoint } from "../engine/trace";
 import { parseRunArguments, type RunArguments } from "./arguments";
+import { DiskFile } from "./disks";
+import { StatusLine } from "./status-line";
 import { Keyboard } from "./terminal";
-import { EXIT_STATUS, UsageError } from "./usage";
+import { EXIT_STATUS, reasonOf, UsageError } from "./usage";
 
 /** Instructions between two looks at the keyboard and the clock on the wall. */
 const SLICE = 2_000_000;
+/** A machine is idle when less than one part of so many of its time went into instructions. */
+const IDLE_SHARE = 4;
 const LARGEST_FILE = 2 ** 31 - 1;
 
 interface Outcome {
@@ -23,22 +29,32 @@ interface Outcome {
 /** @returns the exit status. @throws UsageError, MachineError */
 export async function run(args: readonly string[]): Promise<number> {
   const options = parseRunArguments(args);
-  const config = configuration(options);
-  const serial = new SerialOutput();
+  const status = new StatusLine(options.status);
+  status.show(`loading ${basename(options.image)}`);
+  const disks = options.disks.map((disk) => new DiskFile(disk));
+  const config = { ...configuration(options), disks: disks.map((disk) => disk.config) };
+  const serial = new SerialOutput(() => status.hide());
   const machine = createMachine(config, {
     trace: options.traceExits ? exitTracer : { armed: 0, hit: () => {} },
     serialOutput: (index, bytes) => {
-      if (index === 0) serial.write(bytes);
+      if (index === 0 || index === VIRTIO_CONSOLE_OUTPUT) serial.write(bytes);
     },
-    debugOutput: (bytes) => process.stderr.write(bytes),
+    debugOutput: (bytes) => {
+      status.hide();
+      process.stderr.write(bytes);
+    },
   });
   const keyboard = new Keyboard();
   const started = { cpu: process.cpuUsage(), wall: performance.now() };
   let outcome: Outcome;
   try {
-    outcome = await drive(machine, keyboard, options);
+    outcome = await drive(machine, keyboard, options, (now) => status.tick(now, machine.stats(), serial.atLineStart));
   } finally {
     keyboard.close();
+    status.close();
+    machine.diskChanges().forEach((changes, i) => {
+      disks[i].close(changes);
+    });
   }
   const used = process.cpuUsage(started.cpu);
   if (options.stats !== undefined) {
@@ -68,7 +84,11 @@ const exitTracer = {
 class SerialOutput {
   atLineStart = true;
 
+  /** @param before called before anything is written */
+  constructor(private readonly before: () => void) {}
+
   write(bytes: Uint8Array): void {
+    this.before();
     this.atLineStart = bytes[bytes.length - 1] === 0x0a;
     process.stdout.write(bytes);
   }
@@ -79,24 +99,42 @@ class SerialOutput {
   }
 }
 
-async function drive(machine: Machine, keyboard: Keyboard, options: RunArguments): Promise<Outcome> {
+/** @param tick called now and then with the time on the wall */
+async function drive(
+  machine: Machine,
+  keyboard: Keyboard,
+  options: RunArguments,
+  tick: (now: number) => void,
+): Promise<Outcome> {
   const deadline = performance.now() + options.timeout * 1000;
   for (;;) {
     for (let bytes = keyboard.take(); bytes; bytes = keyboard.take()) machine.serialInput(bytes);
     const left = options.maxInstructions - machine.stats().instructions;
     if (left <= 0) return { status: 0, note: `stopped after ${machine.stats().instructions} instructions` };
+    const before = { stats: machine.stats(), wall: performance.now() };
     machine.run(Math.min(SLICE, left));
     if (machine.ending) return conclude(machine.ending);
     if (keyboard.quit) return { status: EXIT_STATUS.INTERRUPTED, note: "ended from the keyboard" };
     const now = performance.now();
+    tick(now);
     if (now >= deadline) return { status: EXIT_STATUS.TIME_OUT, note: `time-out after ${options.timeout} seconds` };
     if (machine.waitingForInput) {
       if (keyboard.ended) return conclude({ kind: "dead-halt" });
       await keyboard.wait(deadline - now);
+    } else if (keyboard.isTerminal && isIdle(before.stats, machine.stats())) {
+      // A person is there: a guest that sleeps does so at the pace of the clock on the wall.
+      const virtual = (machine.stats().nanoseconds - before.stats.nanoseconds) / 1e6;
+      await keyboard.wait(Math.min(virtual - (now - before.wall), deadline - now));
     } else {
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
+}
+
+/** Nearly all of the time was skipped because everything was halted. */
+function isIdle(before: MachineStats, after: MachineStats): boolean {
+  const busy = (after.instructions - before.instructions) * NANOSECONDS_PER_INSTRUCTION;
+  return busy * IDLE_SHARE < after.nanoseconds - before.nanoseconds;
 }
 
 function conclude(ending: Ending): Outcome {
@@ -121,6 +159,7 @@ function conclude(ending: Ending): Outcome {
 
 function configuration(options: RunArguments): MachineConfig {
   const { accel, memory, smp, append, loadAddress, tier, kvm } = options;
+  const optional = (what: string, file: string | undefined) => (file === undefined ? undefined : load(what, file));
   return {
     accel,
     memory,
@@ -131,21 +170,15 @@ function configuration(options: RunArguments): MachineConfig {
     kvm,
     cpu: options.cpu ?? DEFAULT_MODEL,
     image: load("image", options.image),
-    initrd: options.initrd === undefined ? undefined : load("initrd", options.initrd),
+    firmware: optional("firmware", options.firmware),
+    firmwareVariables: optional("firmware-vars", options.firmwareVariables),
+    videoBios: optional("video-bios", options.videoBios),
+    drives: options.drives.map(({ file, kind }) => ({ ...load(kind === "disk" ? "ide-disk" : kind, file), kind })),
+    initrd: optional("initrd", options.initrd),
+    virtio: options.virtio,
+    reboot: options.reboot,
     modules: options.modules.map(({ file, argument }) => ({ ...load("module", file), argument })),
   };
-}
-
-const REASONS: Readonly<Record<string, string>> = {
-  ENOENT: "there is no such file",
-  EACCES: "it may not be read",
-  EISDIR: "it is a directory",
-  ENOTDIR: "a part of its path is not a directory",
-};
-
-function reasonOf(error: unknown): string {
-  const code = (error as NodeJS.ErrnoException).code ?? "";
-  return REASONS[code] ?? (error instanceof Error ? error.message : String(error));
 }
 
 function load(what: string, file: string): { name: string; bytes: Uint8Array } {

@@ -50,6 +50,11 @@ export class Keyboard {
     return Uint8Array.from(out);
   }
 
+  /** A person types, not a file or a program. */
+  get isTerminal(): boolean {
+    return this.raw;
+  }
+
   /** The next bytes typed, if there are any. */
   take(): Uint8Array | undefined {
     return this.waiting.shift();
@@ -57,7 +62,7 @@ export class Keyboard {
 
   /** Waits until something is typed, input ends, or `milliseconds` have passed. */
   async wait(milliseconds: number): Promise<void> {
-    if (this.waiting.length > 0 || this.ended || this.quit) return;
+    if (milliseconds <= 0 || this.waiting.length > 0 || this.ended || this.quit) return;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, Math.min(milliseconds, 2 ** 31 - 1));
       this.wake = () => {

@@ -1,12 +1,20 @@
 /** Every kind of breakpoint: what the client asks for, what the engine is told, and what a stop is called afterwards. */
 import type { DebugProtocol } from "@vscode/debugprotocol";
 import { STORED_MSRS } from "../engine/cpu/registers";
-import type { BreakpointRequest, HitRule, Refusal, Stop, TraceFilter, WatchpointRequest } from "../engine/debug/api";
+import type {
+  BreakpointRequest,
+  HitRule,
+  PlacedBreakpoint,
+  Refusal,
+  Stop,
+  TraceFilter,
+  WatchpointRequest,
+} from "../engine/debug/api";
 import { TraceKind } from "../engine/trace";
 import { type Handlers, headlineOf, type SessionContext, threadOf } from "./context";
 import { codeAddress } from "./disassembly";
 import { exitFilter, traceFilterOf } from "./exception-filters";
-import { parseReference } from "./format";
+import { type MemoryReference, parseReference } from "./format";
 import type { Listings } from "./listings";
 import type { Memory } from "./memory";
 import type { Stack } from "./stack";
@@ -32,6 +40,9 @@ const NO_LINES =
   "No code of the guest comes from this line: compile with -g, or use a function or an instruction breakpoint.";
 const MODEL_SOURCE = "The KVM model's own source can be read and stepped through by VM exits, but not broken at.";
 const MAX_WATCH = 4096;
+/** A name, or a name and how far behind it. */
+const SYMBOL = /^([A-Za-z_.$@][\w.$@]*)(?:\s*\+\s*(0[xX][0-9a-fA-F]+|[0-9]+))?$/;
+const PENDING = "Waits for the Linux kernel's symbols: they are read when the guest first runs kernel code.";
 
 /** "5", ">= 5", "> 5", "== 5", "% 5". @throws Error */
 export function parseHitCondition(text: string | undefined): HitRule | undefined {
@@ -81,7 +92,7 @@ export class Breakpoints {
       const found = this.session.lines.addressesOf(path, wanted.line + first);
       if (!found) throw new Error(MODEL_PATH.test(path) ? MODEL_SOURCE : NO_LINES);
       const addresses = this.firstInEachFunction(found.addresses);
-      const codes = addresses.map((linear): BreakpointRequest => ({ id, linear, ...guards(wanted) }));
+      const codes = addresses.map((linear): BreakpointRequest => ({ id, at: { linear }, ...guards(wanted) }));
       return { codes, where: addresses[0], line: found.line - first };
     });
   }
@@ -107,7 +118,7 @@ export class Breakpoints {
       const found = this.listings.addressAt(source, wanted.line + first);
       if (!found) throw new Error("this listing belongs to an earlier run: set the breakpoint in the new one");
       return {
-        codes: [{ id, linear: found.address, ...guards(wanted) }],
+        codes: [{ id, at: { linear: found.address }, ...guards(wanted) }],
         where: found.address,
         line: found.line - first,
       };
@@ -129,11 +140,32 @@ export class Breakpoints {
   private setInstruction(args: DebugProtocol.SetInstructionBreakpointsArguments): Promise<object> {
     return this.replace("instruction", args.breakpoints, async (wanted, id) => {
       const base = await this.memory.resolve(wanted.instructionReference);
-      if (base.space !== "gva")
-        throw new Error("instruction breakpoints need a linear address; physical ones are not there yet");
-      const linear = BigInt.asUintN(64, base.address + BigInt(wanted.offset ?? 0));
-      return { codes: [{ id, linear, ...guards(wanted) }], where: linear };
+      const address = BigInt.asUintN(64, base.address + BigInt(wanted.offset ?? 0));
+      return this.instructionAt(address, wanted.mode ?? (base.space === "gva" ? "linear" : base.space), wanted, id);
     });
+  }
+
+  /** @param mode of breakpointModes, or the name of a memory reference's space */
+  private async instructionAt(
+    address: bigint,
+    mode: string,
+    wanted: Guarded,
+    id: number,
+  ): Promise<{ codes: BreakpointRequest[]; where: bigint }> {
+    switch (mode) {
+      case "linear":
+        return { codes: [{ id, at: { linear: address }, ...guards(wanted) }], where: address };
+      case "physical":
+      case "gpa":
+        return { codes: [{ id, at: { physical: address }, ...guards(wanted) }], where: address };
+      case "virtual": {
+        const { csBase } = await this.session.engine.request("codeContext", { vcpu: this.memory.vcpu });
+        const linear = BigInt.asUintN(64, csBase + address);
+        return { codes: [{ id, at: { linear }, ...guards(wanted) }], where: linear };
+      }
+      default:
+        throw new Error(`code of the guest has linear, virtual or physical (gpa) addresses, not ${mode} ones`);
+    }
   }
 
   private setFunction(args: DebugProtocol.SetFunctionBreakpointsArguments): Promise<object> {
@@ -165,6 +197,7 @@ export class Breakpoints {
         const address = await this.number(operand);
         const { condition, hit } = guards(wanted);
         return {
+          codes: [{ id, at: { physical: address }, ...guards(wanted) }],
           watch: { id, space: "physical", address, length: 1, access: "readWrite", condition, ...(hit ? { hit } : {}) },
         };
       }
@@ -175,19 +208,26 @@ export class Breakpoints {
     wanted: DebugProtocol.FunctionBreakpoint,
     id: number,
     name: string,
-  ): Promise<Parts & { where: bigint }> {
-    const symbol = this.session.symbols.find(name);
-    let linear = symbol?.address;
-    if (linear === undefined) {
-      try {
-        linear = (await this.memory.resolve(name)).address;
-      } catch {
-        throw new Error(
-          `there is no function "${name}"; write a symbol, an address, exit:REASON, msr:INDEX, io:PORT or phys:ADDRESS`,
-        );
-      }
+  ): Promise<Parts & { where?: bigint }> {
+    const { symbols, searchesKernel } = this.session;
+    const named = SYMBOL.exec(name);
+    const symbol = named?.[1] ?? name;
+    const offset = BigInt(named?.[2] ?? 0);
+    const known = symbols.find(symbol);
+    const bySymbol: BreakpointRequest = { id, at: { symbol, offset }, ...guards(wanted) };
+    // A constant is a number like any other.
+    if (known && known.kind !== "constant") return { codes: [bySymbol], where: known.address + offset };
+    try {
+      const linear = (await this.memory.resolve(name)).address;
+      return { codes: [{ id, at: { linear }, ...guards(wanted) }], where: linear };
+    } catch {
+      if (named && searchesKernel) return { codes: [bySymbol] };
+      const alike = symbols.matching(symbol, 3).map((s) => s.name);
+      const hint = alike.length > 0 ? ` (there is ${alike.join(", ")})` : "";
+      throw new Error(
+        `there is no function "${name}"${hint}; write a symbol, an address, exit:REASON, msr:INDEX, io:PORT or phys:ADDRESS`,
+      );
     }
-    return { codes: [{ id, linear, ...guards(wanted) }], where: linear };
   }
 
   /** Of an MSR by name, whose value is no index, or by number. */
@@ -240,7 +280,8 @@ export class Breakpoints {
     if (bytes < 1 || bytes > MAX_WATCH)
       return { dataId: null, description: `1 to ${MAX_WATCH} bytes can be watched, not ${bytes}` };
     try {
-      const reference = await this.memory.resolve(found, args.frameId === undefined ? undefined : vcpu);
+      const plain = await this.memory.resolve(found, args.frameId === undefined ? undefined : vcpu);
+      const reference = await this.inMode(plain, args.mode, args.asAddress === true, vcpu);
       if (reference.space === "hpa")
         return { dataId: null, description: "host-physical memory cannot be watched: use a gva or gpa address" };
       const address = `0x${reference.address.toString(16)}`;
@@ -253,6 +294,29 @@ export class Breakpoints {
     } catch (error) {
       return { dataId: null, description: error instanceof Error ? error.message : String(error) };
     }
+  }
+
+  /** A place as breakpointModes mean it: an address as such is of that kind, a variable is looked up there. */
+  private async inMode(
+    place: MemoryReference,
+    mode: string | undefined,
+    asAddress: boolean,
+    vcpu: number,
+  ): Promise<MemoryReference> {
+    if (place.space !== "gva" || mode === undefined || mode === "linear") return place;
+    const { engine } = this.session;
+    const { address } = place;
+    if (mode === "virtual") {
+      if (!asAddress) return place;
+      const { value } = await engine.request("evaluate", { vcpu, expression: "ds.base", readOnly: true });
+      const { bits } = await engine.request("codeContext", { vcpu });
+      return { space: "gva", address: BigInt.asUintN(64, address + (bits === 64 ? 0n : BigInt(value))) };
+    }
+    if (mode !== "physical") throw new Error(`memory has linear, virtual or physical addresses, not ${mode} ones`);
+    if (asAddress) return { space: "gpa", address };
+    const { physical } = await engine.request("translate", { vcpu, linear: address });
+    if (physical === null) throw new Error(`0x${address.toString(16)} is not mapped: it has no physical address now`);
+    return { space: "gpa", address: physical };
   }
 
   private async setExceptions(args: DebugProtocol.SetExceptionBreakpointsArguments): Promise<object> {
@@ -326,7 +390,7 @@ export class Breakpoints {
       wanted: T,
       id: number,
     ) => Promise<{
-      code?: BreakpointRequest;
+      codes?: readonly BreakpointRequest[];
       watch?: WatchpointRequest;
       filter?: TraceFilter;
       where?: bigint;
@@ -350,22 +414,47 @@ export class Breakpoints {
       group,
       made.flatMap((m) => (m.entry ? [m.entry] : [])),
     );
-    const refused = new Map((await this.send()).map((r) => [String(r.id).replace("function:", ""), r.message]));
+    const { refused: list, pending } = await this.send();
+    const refused = new Map(list.map((r) => [String(r.id).replace("function:", ""), r.message]));
+    const waiting = new Set(pending);
     return {
-      breakpoints: made.map(({ answer }) => {
+      breakpoints: made.map(({ answer }): DebugProtocol.Breakpoint => {
         const message = refused.get(String(answer.id));
-        return message === undefined ? answer : { id: answer.id, verified: false, message };
+        if (message !== undefined) return { id: answer.id, verified: false, message };
+        if (waiting.has(answer.id ?? -1))
+          return { id: answer.id, verified: false, message: PENDING, reason: "pending" as const };
+        return answer;
       }),
     };
   }
 
+  /** Breakpoints that waited for the kernel's symbols: they stand now, or never will. */
+  placed(list: readonly PlacedBreakpoint[], missing: readonly Refusal[]): void {
+    const tell = (breakpoint: DebugProtocol.Breakpoint): void =>
+      this.session.event("breakpoint", { reason: "changed", breakpoint });
+    const known = new Set(this.entries().map(({ id }) => id));
+    for (const { id, linear } of list)
+      if (known.has(id)) tell({ id, verified: true, instructionReference: codeAddress(linear) });
+    for (const { id, message } of missing) tell({ id: Number(id), verified: false, message });
+  }
+
+  /** The guest has been launched anew: breakpoints on names wait again for its kernel. */
+  async sendAgain(): Promise<void> {
+    const { pending } = await this.send();
+    for (const id of pending)
+      this.session.event("breakpoint", {
+        reason: "changed",
+        breakpoint: { id, verified: false, message: PENDING, reason: "pending" },
+      });
+  }
+
   /** Tells the engine everything again: after a restart, and after every change. */
-  async send(): Promise<Refusal[]> {
+  private async send(): Promise<{ refused: Refusal[]; pending: readonly number[] }> {
     const { engine } = this.session;
     const entries = this.entries();
     const code = await engine.request("setBreakpoints", { list: entries.flatMap((e) => e.codes ?? []) });
     const watch = await engine.request("setWatchpoints", { list: entries.flatMap((e) => (e.watch ? [e.watch] : [])) });
-    return [...code.refused, ...watch.refused, ...(await this.sendFilters())];
+    return { refused: [...code.refused, ...watch.refused, ...(await this.sendFilters())], pending: code.pending };
   }
 
   private async sendFilters(): Promise<readonly Refusal[]> {

@@ -10,6 +10,26 @@ export const capabilities: DebugProtocol.Capabilities = {
   supportsLogPoints: true,
   supportsBreakpointLocationsRequest: true,
   supportsInstructionBreakpoints: true,
+  breakpointModes: [
+    {
+      mode: "linear",
+      label: "Linear address",
+      description: "What segmentation gives and paging takes: the usual one.",
+      appliesTo: ["instruction", "data"],
+    },
+    {
+      mode: "virtual",
+      label: "Virtual address",
+      description: "An offset in the code segment (of data: in the data segment), as the instruction has it.",
+      appliesTo: ["instruction", "data"],
+    },
+    {
+      mode: "physical",
+      label: "Guest-physical address",
+      description: "Whatever linear address the memory is used at.",
+      appliesTo: ["instruction", "data"],
+    },
+  ],
   supportsDataBreakpoints: true,
   supportsDataBreakpointBytes: true,
   supportsExceptionFilterOptions: true,

@@ -45,6 +45,8 @@ export interface SessionContext {
   readonly engine: EngineClient;
   readonly symbols: SymbolTable;
   readonly lines: LineTable;
+  /** The guest is looked through for a Linux kernel: names that are not known may come to be known. */
+  readonly searchesKernel: boolean;
   /** Where the machine stands; null while it runs. */
   readonly stop: Stop | null;
   numbers: NumberFormat;

@@ -64,7 +64,7 @@ export const launchSchema = {
         slide: { type: ["string", "integer"], pattern: "^-?(0[xX][0-9a-fA-F]+|[0-9]+)$" },
       },
       description:
-        "ELF files with symbols besides the program's own: a path, or { path, slide } with a number that is added to every address; or a list of these.",
+        "Symbols besides the program's own: an ELF file or a kernel's System.map as a path, or { path, slide } with a number that is added to every address; or a list of these. The symbols of a running Linux kernel are found in its memory; files of it move with it.",
     },
     kvm: {
       type: "object",

@@ -1,4 +1,4 @@
-/** Launch configurations: checked against the schema, files read, symbols collected. */
+/** Launch configurations: checked against the schema, files read. */
 import type { LaunchRequest } from "../engine/debug/api";
 import type { Accel } from "../engine/machine/config";
 import type { NumberFormat } from "./custom-protocol";
@@ -6,14 +6,11 @@ import { parseSize } from "./format";
 import type { AdapterHost } from "./host";
 import { type LaunchAttribute, launchSchema } from "./launch-schema";
 import { check, nearest } from "./schema";
-import { lineSections, readLines } from "./symbols/dwarf-line";
-import { readElf } from "./symbols/elf";
-import { LineTable } from "./symbols/line-table";
-import { SymbolTable } from "./symbols/symbol-table";
 
 export interface SymbolFile {
   readonly path: string;
-  readonly slide: bigint;
+  /** Added to every address; not given, a kernel's file moves with the kernel. */
+  readonly slide?: bigint;
 }
 
 /** A configuration that has been found right. */
@@ -98,11 +95,11 @@ export function validateLaunch(raw: Readonly<Record<string, unknown>>): Validate
 function symbolFiles(value: unknown): SymbolFile[] {
   if (value === undefined) return [];
   if (Array.isArray(value)) return value.flatMap(symbolFiles);
-  if (typeof value === "string") return [{ path: value, slide: 0n }];
+  if (typeof value === "string") return [{ path: value }];
   const { path, slide } = value as { path?: unknown; slide?: unknown };
   if (typeof path !== "string" || path === "")
     throw new Error('launch attribute "symbols" needs a "path" in every entry');
-  return [{ path, slide: parseSlide(slide ?? 0) }];
+  return [{ path, ...(slide === undefined ? {} : { slide: parseSlide(slide) }) }];
 }
 
 function parseSlide(value: unknown): bigint {
@@ -138,50 +135,4 @@ async function readFor(attribute: LaunchAttribute, path: string, host: AdapterHo
   } catch (error) {
     throw new Error(`launch attribute "${attribute}": ${error instanceof Error ? error.message : String(error)}`);
   }
-}
-
-const isElf = (bytes: Uint8Array): boolean =>
-  bytes[0] === 0x7f && bytes[1] === 0x45 && bytes[2] === 0x4c && bytes[3] === 0x46;
-
-/**
- * Symbols and line tables of the program (when it is an ELF file) and of the files the configuration names.
- * @throws Error when a named file cannot be read; a program without usable symbols only warns
- */
-export async function readSymbols(
-  configuration: LaunchConfiguration,
-  program: Uint8Array,
-  host: AdapterHost,
-): Promise<{ table: SymbolTable; lines: LineTable; warnings: string[] }> {
-  const warnings: string[] = [];
-  const table = new SymbolTable();
-  const lines = new LineTable();
-  const add = (path: string, bytes: Uint8Array, slide: bigint): void => {
-    const elf = readElf(bytes);
-    table.add(path, elf.symbols, slide);
-    const sections = lineSections(bytes, elf.sections);
-    if (!sections) return;
-    try {
-      lines.add(path, readLines(sections, elf.bits / 8), slide);
-    } catch (error) {
-      warnings.push(`No source lines from ${path}: ${error instanceof Error ? error.message : String(error)}.`);
-    }
-  };
-  if (isElf(program)) {
-    try {
-      add(configuration.program, program, 0n);
-    } catch (error) {
-      warnings.push(
-        `No symbols from ${configuration.program}: ${error instanceof Error ? error.message : String(error)}.`,
-      );
-    }
-  }
-  for (const { path, slide } of configuration.symbols) {
-    const bytes = await readFor("symbols", path, host);
-    try {
-      add(path, bytes, slide);
-    } catch (error) {
-      throw new Error(`launch attribute "symbols": ${path}: ${error instanceof Error ? error.message : String(error)}`);
-    }
-  }
-  return { table, lines, warnings };
 }

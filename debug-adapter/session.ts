@@ -17,12 +17,15 @@ import { Evaluate } from "./evaluate";
 import { toBase64 } from "./format";
 import { GuestSources } from "./guest-sources";
 import type { AdapterHost } from "./host";
-import { type LaunchConfiguration, readImages, readSymbols, validateLaunch } from "./launch";
+import { KernelSearch } from "./kernel-search";
+import { type LaunchConfiguration, readImages, validateLaunch } from "./launch";
 import { Listings } from "./listings";
 import { Memory } from "./memory";
+import { Progress } from "./progress";
 import { ModelSources } from "./sources";
 import { Stack } from "./stack";
 import { LineTable } from "./symbols/line-table";
+import { engineSymbols, isLinuxImage, readSymbols, type SessionSymbols } from "./symbols/symbol-files";
 import { SymbolTable } from "./symbols/symbol-table";
 import type { Receiver, Transport } from "./transport";
 import { Variables } from "./variables";
@@ -70,11 +73,13 @@ export class DebugSession implements Receiver, SessionContext {
   private readonly variables: Variables;
   private readonly breakpoints: Breakpoints;
   private readonly dispatcher: Dispatcher;
-  private nextProgress = 1;
+  private readonly kernelSearch: KernelSearch;
   private phase: Phase = "new";
   private configuration: LaunchConfiguration | null = null;
   private client_: EngineClient | null = null;
   private ending: Ending | null = null;
+  /** Of the files the configuration names; `symbols` has what the kernel in the guest adds besides. */
+  private fileSymbols: SessionSymbols | null = null;
   /** Addresses of the goto targets handed out; an id is the place in the list, from 1. */
   private gotoAddresses: bigint[] = [];
   private serialDecoder = new TextDecoder();
@@ -91,6 +96,7 @@ export class DebugSession implements Receiver, SessionContext {
     this.stack = new Stack(this, this.memory, this.sources, this.listings, this.guestSources);
     this.variables = new Variables(this, this.stack, this.memory);
     this.breakpoints = new Breakpoints(this, this.memory, this.variables, this.listings, this.stack);
+    this.kernelSearch = new KernelSearch(this, this.breakpoints);
     const evaluate = new Evaluate(this, this.stack, this.variables, this.memory, disassembly);
     const all: Handlers = {
       ...this.lifeHandlers(),
@@ -173,6 +179,7 @@ export class DebugSession implements Receiver, SessionContext {
       },
       cancel: async (args: DebugProtocol.CancelArguments) => {
         this.dispatcher.cancel(args.requestId);
+        if (args.progressId !== undefined) this.kernelSearch.cancel(args.progressId);
         return undefined;
       },
       continue: async () => {
@@ -236,17 +243,27 @@ export class DebugSession implements Receiver, SessionContext {
   private async start(args: Record<string, unknown>): Promise<void> {
     const { configuration, warnings } = validateLaunch(args);
     for (const warning of warnings) this.output(warning, "important");
-    await this.withProgress(`Loading ${configuration.program}`, async () => {
+    const progress = new Progress(this, `Loading ${configuration.program}`);
+    progress.start("reading the image");
+    try {
       const request = await readImages(configuration, this.host);
+      progress.update("reading symbols");
       const symbols = await readSymbols(configuration, request.image.bytes, this.host);
       for (const warning of symbols.warnings) this.output(warning, "important");
       this.configuration = configuration;
       this.numbers = configuration.numbers;
-      this.symbols = symbols.table;
+      this.fileSymbols = symbols;
       this.lines = symbols.lines;
       this.guestSources.forget();
+      progress.update("building the machine");
       await this.startEngine(request);
-    });
+    } finally {
+      progress.end();
+    }
+  }
+
+  get searchesKernel(): boolean {
+    return this.kernelSearch.active;
   }
 
   /** Starts a machine, in the place of the one that is there. */
@@ -272,20 +289,18 @@ export class DebugSession implements Receiver, SessionContext {
     );
     this.client_ = engine;
     await engine.request("launch", request);
+    const { fileSymbols } = this;
+    this.symbols = new SymbolTable();
+    this.symbols.addAll(fileSymbols?.table.everything ?? []);
     await engine.request("setSymbols", {
-      symbols: this.symbols.all.map(({ name, address, size }) => ({ name, address, size })),
+      symbols: engineSymbols(this.symbols.everything),
+      kernel: engineSymbols((fileSymbols?.kernel ?? []).flatMap((file) => file.symbols)),
+      frames: fileSymbols?.frames ?? [],
     });
-  }
-
-  private async withProgress(title: string, work: () => Promise<void>): Promise<void> {
-    if (!this.client.progress) return work();
-    const progressId = `hyperstep-${this.nextProgress++}`;
-    this.event("progressStart", { progressId, title, cancellable: false });
-    try {
-      await work();
-    } finally {
-      this.event("progressEnd", { progressId });
-    }
+    // A program with symbols of its own is no kernel that hides them; any other may be, or may load one.
+    const on = this.symbols.all.length === 0;
+    await engine.request("searchKernel", { on });
+    this.kernelSearch.begin(on, isLinuxImage(request.image.bytes));
   }
 
   private async configurationDone(): Promise<undefined> {
@@ -325,7 +340,7 @@ export class DebugSession implements Receiver, SessionContext {
     try {
       if (args.arguments) await this.start(args.arguments);
       else await this.startEngine(await readImages(this.configuration, this.host));
-      await this.breakpoints.send();
+      await this.breakpoints.sendAgain();
       await this.begin("restart");
     } catch (error) {
       // With a configuration that cannot be read the old guest goes on; without a guest the session is over.
@@ -343,6 +358,7 @@ export class DebugSession implements Receiver, SessionContext {
     const engine = this.client_;
     this.client_ = null;
     this.running();
+    this.kernelSearch.stopped();
     await engine?.terminate(PATIENCE);
     this.over();
   }
@@ -416,6 +432,7 @@ export class DebugSession implements Receiver, SessionContext {
         break;
       case "continued":
         this.running();
+        this.kernelSearch.running();
         this.customEvent("hyperstep/continued", {});
         break;
       case "serial":
@@ -425,7 +442,17 @@ export class DebugSession implements Receiver, SessionContext {
         this.output(event.text);
         break;
       case "ended":
+        this.kernelSearch.stopped();
         this.onEnded(event.ending);
+        break;
+      case "searching":
+        this.kernelSearch.news(event.instructions);
+        break;
+      case "kernel":
+        this.kernelSearch.found(event.kernel, this.fileSymbols?.kernel ?? []);
+        break;
+      case "noKernel":
+        this.kernelSearch.failed(event.why, event.missing);
         break;
     }
   }
@@ -444,6 +471,7 @@ export class DebugSession implements Receiver, SessionContext {
 
   private onStopped(stop: Stop): void {
     this.running();
+    this.kernelSearch.stopped();
     this.stop = stop;
     this.memory.vcpu = stop.vcpu;
     const { reason, hitBreakpointIds } = this.breakpoints.reasonOf(stop);
@@ -521,6 +549,7 @@ export class DebugSession implements Receiver, SessionContext {
     this.output(`The engine stopped working: ${error.message}`, "important");
     this.engineGone();
     this.running();
+    this.kernelSearch.stopped();
     this.over();
   }
 

@@ -23,6 +23,9 @@ const MAX_FRAMES = 256;
 /** Guest frames that get a listing to show. */
 const MAX_LISTED = 16;
 
+/** A 64-bit kernel lies in the upper half of the address space, its programs in the lower one. */
+const leavesKernel = (from: bigint, to: bigint): boolean => from >= 1n << 63n && to < 1n << 63n;
+
 export class Stack {
   private frames = new Map<number, FrameInfo>();
   private built = new Map<number, Promise<DebugProtocol.StackFrame[]>>();
@@ -70,10 +73,14 @@ export class Stack {
   private async threads(): Promise<DebugProtocol.ThreadsResponse["body"]> {
     const { list } = await this.session.engine.request("vcpus", {});
     return {
-      threads: list.map(({ index, mode, halted, inGuest }) => ({
-        id: threadOf(index),
-        name: `vCPU ${index} (${[mode, ...(inGuest ? ["in its guest"] : []), ...(halted ? ["halted"] : [])].join(", ")})`,
-      })),
+      threads: list.map(({ index, mode, halted, inGuest, task }) => {
+        const running = task && (task.pid === undefined ? task.name : `${task.name} [${task.pid}]`);
+        const states = [...(running ? [running] : []), mode, ...(inGuest ? ["in its guest"] : [])];
+        return {
+          id: threadOf(index),
+          name: `vCPU ${index} (${[...states, ...(halted ? ["halted"] : [])].join(", ")})`,
+        };
+      }),
     };
   }
 
@@ -100,13 +107,14 @@ export class Stack {
     const frames = inModel.map((frame) => this.modelFrame(vcpu, frame));
     if (stop && stop.vcpu === vcpu && stop.modelFrames.length > 0) frames.push(this.label(vcpu, headlineOf(stop)));
     for (const [i, frame] of guest.entries()) {
-      if (frame.interrupted) frames.push(this.label(vcpu, "interrupted"));
+      if (frame.interrupted)
+        frames.push(this.label(vcpu, leavesKernel(guest[i - 1].linear, frame.linear) ? "user space" : "interrupted"));
       const isReturn = frame.slot !== null && !frame.interrupted;
       const place =
         (await this.guestSources.place(isReturn ? frame.linear - 1n : frame.linear)) ??
         (i < MAX_LISTED ? await this.listings.place(frame.linear, context) : undefined);
       frames.push({
-        ...this.guestFrame(vcpu, frame.linear, isReturn),
+        ...this.guestFrame(vcpu, frame.linear, isReturn, frame.guess),
         ...(place
           ? {
               source: place.source,
@@ -144,13 +152,14 @@ export class Stack {
     };
   }
 
-  private guestFrame(vcpu: number, linear: bigint, isReturn: boolean): DebugProtocol.StackFrame {
+  /** @param guess nothing tells for certain that this is a caller: marked with a question mark */
+  private guestFrame(vcpu: number, linear: bigint, isReturn: boolean, guess: boolean): DebugProtocol.StackFrame {
     // A call at a function's very end returns behind it: name the frame by the call.
     const named = this.session.symbols.describe(isReturn ? linear - 1n : linear);
     const exact = isReturn ? this.session.symbols.describe(linear) : named;
     return {
       id: this.add({ vcpu, kind: "guest", linear }),
-      name: exact || named || hex(linear),
+      name: `${guess ? "? " : ""}${exact || named || hex(linear)}`,
       line: 0,
       column: 0,
       instructionPointerReference: codeAddress(linear),

@@ -6,6 +6,7 @@ import { describeBits, extract } from "../engine/debug/bits";
 import { type Handlers, type SessionContext, vcpuOf } from "./context";
 import type { NumberFormat } from "./custom-protocol";
 import { codeAddress } from "./disassembly";
+import { extendedText, laneTexts } from "./float-format";
 import { formatValue, printReference } from "./format";
 import type { Memory } from "./memory";
 import type { FrameInfo, Stack } from "./stack";
@@ -36,7 +37,7 @@ const GROUP_TITLES: readonly (readonly [RegisterGroup, string])[] = [
   ["control", "Control"],
   ["debug", "Debug"],
   ["msr", "MSRs"],
-  ["fpu", "x87"],
+  ["fpu", "x87 and MMX"],
   ["vector", "Vector"],
 ];
 /** In the order they are shown. */
@@ -145,7 +146,9 @@ export class Variables {
       return fields.filter((f) => f.row.group === group);
     };
     const fields = await read();
-    return group === "segment" ? segmentItems(fields, read) : fields.map(registerItem);
+    if (group === "segment") return segmentItems(fields, read);
+    if (group === "fpu") return fields.map((field) => floatItem(field, fields));
+    return group === "vector" ? fields.map((field) => vectorItem(field, read)) : fields.map(registerItem);
   }
 
   private async flagItems(vcpu: number): Promise<Item[]> {
@@ -311,6 +314,29 @@ function registerItem(field: FieldValue): Item {
     ...(row.bits ? { bits: row.bits, decoded: describeBits(value, row.bits) } : {}),
     ...(memory ? { memory } : {}),
   };
+}
+
+/** x87 registers with their number, or "empty" by the tags. */
+function floatItem(field: FieldValue, all: readonly FieldValue[]): Item {
+  const item = registerItem(field);
+  const stack = /^st([0-7])$/.exec(field.name);
+  if (!stack) return item;
+  const word = (name: string): bigint => all.find((f) => f.name === name)?.value ?? 0n;
+  const physical = (((word("fsw") >> 11n) & 7n) + BigInt(stack[1])) & 7n;
+  const inUse = (word("ftw") >> physical) & 1n;
+  return { ...item, decoded: inUse ? extendedText(field.value) : "empty" };
+}
+
+/** A vector register opens to its lanes in the usual types. */
+function vectorItem(field: FieldValue, again: () => Promise<readonly FieldValue[]>): Item {
+  const item = registerItem(field);
+  const { width } = field.row;
+  if (width < 128) return item;
+  const children = async (): Promise<Item[]> => {
+    const value = (await again()).find((f) => f.name === field.name)?.value ?? field.value;
+    return laneTexts(value, width).map(({ name, text }) => ({ name, value: text, width: 0, readOnly: true }));
+  };
+  return { ...item, children };
 }
 
 /** A hidden part (`cs.base`) of a register that is itself among `fields`. */

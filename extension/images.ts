@@ -14,6 +14,7 @@ const DESCRIPTIONS: Readonly<Record<ImageKind, string>> = {
   linux: "Linux kernel (bzImage)",
   multiboot: "image with a multiboot header",
   "boot-sector": "boot sector",
+  firmware: "firmware image",
   flat: "flat binary",
 };
 

@@ -18,6 +18,7 @@ const BINDING = { global: 0, weak: 1, local: 2 } as const;
 
 export class SymbolTable {
   private sorted: Symbol[] = [];
+  private readonly list: Symbol[] = [];
   private readonly byName = new Map<string, Symbol>();
 
   add(file: string, symbols: readonly ElfSymbol[], slide: bigint): void {
@@ -31,7 +32,15 @@ export class SymbolTable {
         kind,
         file,
       }));
-    for (const symbol of added) if (!this.byName.has(symbol.name)) this.byName.set(symbol.name, symbol);
+    this.addAll(added);
+  }
+
+  /** Symbols as they are, the best first of those with the same name or address. */
+  addAll(added: readonly Symbol[]): void {
+    for (const symbol of added) {
+      this.list.push(symbol);
+      if (!this.byName.has(symbol.name)) this.byName.set(symbol.name, symbol);
+    }
     // A stable sort: of equals, functions first, then global before local.
     this.sorted = [...this.sorted, ...added.filter((symbol) => symbol.kind !== "constant")].sort((a, b) =>
       a.address < b.address ? -1 : a.address > b.address ? 1 : RANK[a.kind] - RANK[b.kind],
@@ -41,6 +50,11 @@ export class SymbolTable {
   /** Every symbol that has an address. */
   get all(): readonly Symbol[] {
     return this.sorted;
+  }
+
+  /** Constants too, and of equal names all. In the order they were added. */
+  get everything(): readonly Symbol[] {
+    return this.list;
   }
 
   find(name: string): Symbol | undefined {

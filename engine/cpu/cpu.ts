@@ -104,6 +104,9 @@ export interface Mmu {
   flushEverything(): void;
 }
 
+/** What the guest's own paging allows at a linear address, for the reports of the second stage. */
+export const LinearRight = { USER: 1, WRITABLE: 2, NO_EXECUTE: 4 } as const;
+
 /** Second-stage translation (EPT, nested paging) that the page walk asks for every guest-physical address. */
 export interface SecondStage {
   /** Tag of the translations made through this structure (EPTP or nCR3). */
@@ -118,6 +121,8 @@ export interface SecondStage {
    */
   translate(gpa: number, access: Access, linear: bigint | undefined, walk: boolean): number;
   probe(gpa: number): number;
+  /** LinearRight bits of the linear address whose translation is asked for next (with `walk` false). */
+  linearRights: number;
   /** What the last translate allowed, so that the TLB entry is no wider: bit 0 read, bit 1 write, bit 2 execute. */
   readonly permissions: number;
   /** Largest page of the last translate, in bytes. */
@@ -147,6 +152,8 @@ export interface Bus {
   /** Reads 1, 2, 4 or 8 bytes where physical memory has neither RAM nor ROM. Unclaimed addresses read as all ones. */
   mmioRead(pa: number, size: number): bigint;
   mmioWrite(pa: number, size: number, value: bigint): void;
+  /** FERR#: an x87 exception is pending while CR0.NE is clear (SDM 1 8.7.1); PC boards raise interrupt 13. */
+  floatError?(): void;
 }
 
 /** The processor's side of its local APIC (or, without one, of the PIC). */
@@ -165,11 +172,14 @@ export interface InterruptPort {
   init?(): void;
 }
 
-/** One address the run loop stops at. */
+/** Code the run loop stops at, before the instruction. */
 export interface CodeBreakpoint {
-  /** Linear address. */
-  readonly linear: bigint;
   readonly id: number;
+  /** Linear address; with `physical` a physical one, at whatever linear address the code runs. */
+  readonly linear: bigint;
+  /** End (exclusive) of a stretch in which every instruction stops; without it only the one at `linear` does. */
+  readonly end?: bigint;
+  readonly physical?: boolean;
 }
 
 export interface Watchpoint {

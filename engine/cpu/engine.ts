@@ -55,6 +55,8 @@ export class CpuEngine {
       slowRead: (record, access) => this.active.slowRead(record, access),
       slowWrite: (record, access) => this.active.slowWrite(record, access),
       slowCheck: (record, access) => this.active.slowCheck(record, access),
+      vector: (number, length, immediate) => this.active.vector(number, length, immediate),
+      float: (number, length, immediate) => this.active.float(number, length, immediate),
     });
   }
 

@@ -93,6 +93,16 @@ export interface GuestMode {
   readonly addressSpaceTag: number;
   /** An access to the APIC-access page (SDM 3C 30.4). @returns true when the guest mode served it (value in state VALUE). */
   apicAccess(pa: number, offset: number, size: number, write: boolean, linear: bigint): boolean;
+  /** An instruction fetch from the APIC-access page: always a VM exit. */
+  apicFetch?(linear: bigint): never;
+  /** RDMSR that does not exit, where the register is virtualized (SDM 3C 30.5); undefined: the real one is meant. */
+  virtualizeRdmsr?(index: number): bigint | undefined;
+  /** WRMSR likewise. @returns false when the real one is meant. @throws CpuFault */
+  virtualizeWrmsr?(index: number, value: bigint): boolean;
+  /** VMFUNC; throws #UD or takes its exit where it does not succeed. */
+  vmfunc?(instruction: Instruction): void;
+  /** Whether VMREAD or VMWRITE of this field accesses the shadow VMCS instead of exiting (VMCS shadowing). */
+  shadowsVmcs?(encoding: bigint, write: boolean): boolean;
   /** Physical page of the APIC-access page, or -1. */
   readonly apicAccessPage: number;
 }

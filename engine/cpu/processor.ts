@@ -35,9 +35,11 @@ import { Activity, CodeMode, CpuState, ExitStatus, Inhibit, Off, Pending, Rflags
 import { Cr4, Dr6 } from "./system/bits";
 import { pendDebug } from "./system/debug-registers";
 import { deliverFault, serviceEvents } from "./system/events";
-import { systemHandlers } from "./system/handlers";
+import { handlerOf } from "./system/handlers";
 import { deriveMode } from "./system/mode";
 import { resetProcessor } from "./system/reset";
+import { deriveSimdAccess } from "./system/simd-access";
+import { VectorUnit } from "./vector-unit";
 import { createVmx } from "./vmx/create";
 import type { VmxUnit } from "./vmx/unit";
 
@@ -87,7 +89,7 @@ const PSEUDO: ReadonlySet<number> = new Set([Key.SYSTEM, Key.GOTO, Key.CROSS, Ke
 const SETS_RF: ReadonlySet<string> = new Set(["IRET", "SYSRET", "VMLAUNCH", "VMRESUME"]);
 
 /** SystemHandler of each row of the opcode table. */
-const HANDLERS: readonly (SystemHandler | undefined)[] = OPCODES.map((row) => systemHandlers[row.mnemonic]);
+const HANDLERS: readonly (SystemHandler | undefined)[] = OPCODES.map(handlerOf);
 
 const ENTERS_GUEST: ReadonlySet<string> = new Set(["VMLAUNCH", "VMRESUME"]);
 
@@ -109,6 +111,7 @@ export class Processor implements Cpu {
   secondStage: SecondStage | null = null;
   readonly own: ProcessorState = { retired: 0, hostIsModel: false };
 
+  private readonly vectorUnit: VectorUnit;
   private readonly store: CodeStore;
   private readonly tier: Tier;
   private readonly regions: Regions | null;
@@ -143,6 +146,7 @@ export class Processor implements Cpu {
     this.state = new CpuState(parts.id, parts.memory.memory);
     this.watch = new DataWatch(this.state);
     this.mmu = new PagingMmu(this);
+    this.vectorUnit = new VectorUnit(this);
     this.code = new VcpuCode(this, parts.store, parts.contexts, parts.tier);
     this.vmx = createVmx(this);
     this.reset("power-up");
@@ -360,7 +364,7 @@ export class Processor implements Cpu {
 
   /**
    * Runs the SystemHandler of a record, or raises what a faulty record stands for. RIP is the instruction's.
-   * @returns 0 to go on with the next record, 1 to leave generated code
+   * @returns 0 to go on with the next record, 1 to leave generated code, or the record to go on with
    */
   system(record: number): number {
     const { state } = this;
@@ -383,7 +387,8 @@ export class Processor implements Cpu {
       if (!handler) throw new CpuFault(Vector.UD);
       const next = handler(this, instruction);
       const shadow = state.u32(Off.INHIBIT) & SHADOW;
-      if (next === Next.SEQUENTIAL && !this.wantsAttention && generation === this.store.generation && shadow === 0) {
+      const sequential = next === Next.SEQUENTIAL;
+      if (sequential && !this.wantsAttention && generation === this.store.generation && shadow === 0) {
         const left = state.u32(Off.BUDGET) - 1;
         state.setU32(Off.BUDGET, left);
         // A device may have scheduled something before the budget's end: then the next instruction is for the run loop.
@@ -392,17 +397,38 @@ export class Processor implements Cpu {
         state.setU32(Off.STATUS, ExitStatus.ATTENTION);
         return 1;
       }
-      if (next === Next.SEQUENTIAL || next === Next.ATTENTION) this.advance(instruction.length);
+      if (sequential || next === Next.ATTENTION) this.advance(instruction.length);
     } catch (e) {
       if (!(e instanceof CpuFault)) throw e;
       this.setFault(e);
       state.setU32(Off.STATUS, ExitStatus.FAULT);
       return 1;
     }
-    state.setU32(Off.BUDGET, state.u32(Off.BUDGET) - 1);
+    const left = state.u32(Off.BUDGET) - 1;
+    state.setU32(Off.BUDGET, left);
+    if (this.nothingPending(left)) {
+      const next = this.code.known();
+      if (next !== 0) {
+        state.setU32(Off.INHIBIT, state.u32(Off.INHIBIT) & ~Inhibit.STI);
+        return next;
+      }
+    }
     this.wantsAttention = true;
     state.setU32(Off.STATUS, ExitStatus.ATTENTION);
     return 1;
+  }
+
+  /**
+   * Whether the run loop would find nothing to do at this boundary, nor for the next `left` instructions, so that generated
+   * code may go on by itself. The shadow of STI has no effect then.
+   */
+  private nothingPending(left: number): boolean {
+    const { state } = this;
+    if (this.wantsAttention || this.guest || left < 2 || this.clock.instructionsToNextEvent() <= left) return false;
+    if (state.u32(Off.PENDING) !== 0 || state.activity !== Activity.ACTIVE) return false;
+    const rest = state.u32(Off.FLAGS_REST);
+    if (rest & (Rflags.TF | Rflags.RF) || state.u32(Off.INHIBIT) & ~Inhibit.STI) return false;
+    return (rest & Rflags.IF) === 0 || this.interrupts.pending() < 0;
   }
 
   /** RIP to the instruction behind one of `length` bytes. */
@@ -477,10 +503,11 @@ export class Processor implements Cpu {
     if (this.notCanonical()) throw this.notCanonicalFault(record, access);
     const linear = this.state.u64(Off.EA);
     const size = access & AccessBits.SIZE;
-    const value = this.state.u64(Off.VALUE);
-    const high = size > 8 ? this.state.u64(Off.VALUE + 8) : 0n;
-    this.mmu.write(linear, Math.min(size, 8), BigInt.asUintN(Math.min(size, 8) * 8, value));
-    if (size > 8) this.mmu.write(linear + 8n, size - 8, high);
+    for (let i = 0; i < size; i += 8) {
+      const part = Math.min(size - i, 8);
+      const value = BigInt.asUintN(part * 8, this.state.u64(Off.VALUE + i));
+      this.mmu.write(linear + BigInt(i), part, value);
+    }
     this.watch.note(linear, size, true, this.mmu);
   }
 
@@ -489,6 +516,23 @@ export class Processor implements Cpu {
     const linear = this.state.u64(Off.EA);
     const size = access & AccessBits.SIZE;
     for (let i = 0; i < size; i += 8) this.mmu.checkWrite(linear + BigInt(i), Math.min(size - i, 8));
+  }
+
+  /** Vector instructions that TypeScript computes: see COMPUTE. */
+  vector(number: number, length: number, immediate: number): number {
+    return this.vectorUnit.compute(number, length, immediate);
+  }
+
+  float(number: number, lanes: number, immediate: number): number {
+    try {
+      this.vectorUnit.float(number, lanes, immediate);
+      return 0;
+    } catch (e) {
+      if (!(e instanceof CpuFault)) throw e;
+      this.setFault(e);
+      this.state.setU32(Off.STATUS, ExitStatus.FAULT);
+      return 1;
+    }
   }
 
   // ================ exceptions
@@ -519,6 +563,7 @@ export class Processor implements Cpu {
 
   contextChanged(): void {
     deriveMode(this);
+    deriveSimdAccess(this.state);
     this.mmu.updateContext();
     this.code.updateContext();
     if (this.watch.updateDebugRegisters()) this.mmu.flushEverything();
@@ -574,7 +619,14 @@ export class Processor implements Cpu {
     if (executeAddresses === this.stopsOfRegisters && this.breakpoints === this.stopsOfDebugger) return;
     this.stopsOfRegisters = executeAddresses;
     this.stopsOfDebugger = this.breakpoints;
-    this.store.setBreakpoints(this.id, [...this.breakpoints.map((b) => b.linear), ...executeAddresses]);
+    this.store.setBreakpoints(this.id, [
+      ...this.breakpoints.map(({ linear, end = linear + 1n, physical = false }) => ({
+        physical,
+        from: linear,
+        to: end,
+      })),
+      ...executeAddresses.map((linear) => ({ physical: false, from: linear, to: linear + 1n })),
+    ]);
   }
 
   private linearRip(): bigint {
@@ -589,7 +641,11 @@ export class Processor implements Cpu {
     const { state } = this;
     const rip = state.rip;
     const linear = this.linearRip();
-    for (const { id } of this.breakpoints.filter((b) => b.linear === linear)) {
+    const met = this.breakpoints.filter((b) => {
+      const at = b.physical ? BigInt(this.code.physicalOf(linear)) : linear;
+      return at === b.linear || (b.end !== undefined && at > b.linear && at < b.end);
+    });
+    for (const { id } of met) {
       if (!(this.trace.armed & TraceKind.Instruction)) break;
       this.trace.hit({
         kind: TraceKind.Instruction,

@@ -85,6 +85,8 @@ export function checkRegisterWrite(name: string, value: bigint, cpu: RegisterChe
     if ((value & 6n) === 4n) refuse("AVX needs SSE (SDM 3A 13.3)");
   } else if (name === "dr6" || name === "dr7") {
     if (value >> 32n !== 0n) refuse("bits 63:32 are 0 (SDM 3A 17.2)");
+  } else if (name === "mxcsr") {
+    reserved(0xffffn, "SDM 1 10.2.3");
   } else if (name === "ia32_efer") {
     reserved(EFER_DEFINED, "SDM 4 table 2-2");
     const active = (value & EFER_LME) !== 0n && (cpu.read("cr0") & PG) !== 0n;

@@ -1,5 +1,6 @@
 /** The registers of one processor by name, straight from its block of state. */
 import type { Cpu } from "./cpu";
+import { type FloatState, readFloatRegister, writeFloatRegister } from "./float-registers";
 import { checkRegisterWrite, type RegisterCheckContext } from "./register-checks";
 import { REGISTER_ROWS, type RegisterFile, registerRow, STORED_MSRS } from "./registers";
 import { CpuState, GPR_NAMES, Off, SEG_NAMES, SegPart } from "./state";
@@ -46,9 +47,12 @@ export type AllowedBits = Pick<RegisterCheckContext, "cr4Allowed" | "xcr0Allowed
  * @param allowed bits the processor model has in CR4 and XCR0
  */
 export function cpuRegisterFile(cpu: Cpu, allowed: AllowedBits): RegisterFile {
+  const floatState = (): FloatState => ({ bytes: cpu.state.u8, at: cpu.state.base + Off.FCW });
   const read = (name: string): bigint => {
     if (name === "rflags") return BigInt(cpu.state.rflags >>> 0);
     if (name === "cr8") return BigInt(cpu.interrupts.readCr8());
+    const float = readFloatRegister(floatState(), name);
+    if (float !== undefined) return float;
     const at = PLACES.get(name);
     if (!at) throw new RangeError(`there is no register ${name}`);
     return at.size === 8 ? cpu.state.u64(at.offset) : BigInt(cpu.state.u32(at.offset));
@@ -64,6 +68,7 @@ export function cpuRegisterFile(cpu: Cpu, allowed: AllowedBits): RegisterFile {
         ...allowed,
         read,
       });
+      if (writeFloatRegister(floatState(), name, value)) return;
       if (name === "rflags") cpu.state.rflags = Number(value);
       else if (name === "cr8") cpu.interrupts.writeCr8(Number(value));
       else if (name === "ia32_apic_base") {

@@ -70,6 +70,73 @@ const XCR0_BITS: readonly BitField[] = [
   flag("PKRU", 9, "Protection-key rights."),
 ];
 
+/** SDM 1 8.1.5. */
+const FCW_BITS: readonly BitField[] = [
+  flag("IM", 0, "Invalid operation is masked."),
+  flag("DM", 1, "Denormal operand is masked."),
+  flag("ZM", 2, "Zero divide is masked."),
+  flag("OM", 3, "Overflow is masked."),
+  flag("UM", 4, "Underflow is masked."),
+  flag("PM", 5, "Precision is masked."),
+  {
+    name: "PC",
+    low: 8,
+    width: 2,
+    help: "Precision control.",
+    values: { 0: "single", 2: "double", 3: "extended" },
+  },
+  {
+    name: "RC",
+    low: 10,
+    width: 2,
+    help: "Rounding control.",
+    values: { 0: "nearest", 1: "down", 2: "up", 3: "toward zero" },
+  },
+];
+
+/** SDM 1 8.1.3. */
+const FSW_BITS: readonly BitField[] = [
+  flag("IE", 0, "Invalid operation."),
+  flag("DE", 1, "Denormal operand."),
+  flag("ZE", 2, "Zero divide."),
+  flag("OE", 3, "Overflow."),
+  flag("UE", 4, "Underflow."),
+  flag("PE", 5, "Precision."),
+  flag("SF", 6, "Stack fault."),
+  flag("ES", 7, "An exception that is not masked is pending."),
+  flag("C0", 8, "Condition code 0."),
+  flag("C1", 9, "Condition code 1; with SF the direction of the stack fault."),
+  flag("C2", 10, "Condition code 2."),
+  { name: "TOP", low: 11, width: 3, help: "Number of the register that is ST(0)." },
+  flag("C3", 14, "Condition code 3."),
+  flag("B", 15, "Busy; a copy of ES."),
+];
+
+/** SDM 1 10.2.3. */
+const MXCSR_BITS: readonly BitField[] = [
+  flag("IE", 0, "Invalid operation."),
+  flag("DE", 1, "Denormal operand."),
+  flag("ZE", 2, "Zero divide."),
+  flag("OE", 3, "Overflow."),
+  flag("UE", 4, "Underflow."),
+  flag("PE", 5, "Precision."),
+  flag("DAZ", 6, "Denormal operands count as zero."),
+  flag("IM", 7, "Invalid operation is masked."),
+  flag("DM", 8, "Denormal operand is masked."),
+  flag("ZM", 9, "Zero divide is masked."),
+  flag("OM", 10, "Overflow is masked."),
+  flag("UM", 11, "Underflow is masked."),
+  flag("PM", 12, "Precision is masked."),
+  {
+    name: "RC",
+    low: 13,
+    width: 2,
+    help: "Rounding control.",
+    values: { 0: "nearest", 1: "down", 2: "up", 3: "toward zero" },
+  },
+  flag("FZ", 15, "Results that underflow become zero."),
+];
+
 /** SDM 4, table 2-2. */
 const APIC_BASE_BITS: readonly BitField[] = [
   flag("BSP", 8, "This is the bootstrap processor."),
@@ -153,6 +220,9 @@ export const STORED_MSRS: readonly StoredMsr[] = [
   msr("ia32_xss", 0xda0, Off.XSS, "Supervisor states of XSAVES."),
 ];
 
+const eight = Array.from({ length: 8 }, (_, n) => n);
+const sixteen = Array.from({ length: 16 }, (_, n) => n);
+
 /** Every register a debugger shows, in the order it shows them. */
 export const REGISTER_ROWS: readonly RegisterRow[] = [
   ...GPR_NAMES.map((name) => row(name, "general", 64, "1 3.4.1", `General-purpose register ${name.toUpperCase()}.`)),
@@ -174,6 +244,23 @@ export const REGISTER_ROWS: readonly RegisterRow[] = [
   row("dr6", "debug", 64, "3A 17.2.3", "What the last debug exception was.", DR6_BITS),
   row("dr7", "debug", 64, "3A 17.2.4", "Which breakpoints are on, and their conditions.", DR7_BITS),
   ...STORED_MSRS,
+  row("fcw", "fpu", 16, "1 8.1.5", "x87 control word.", FCW_BITS),
+  row("fsw", "fpu", 16, "1 8.1.3", "x87 status word.", FSW_BITS),
+  row(
+    "ftw",
+    "fpu",
+    8,
+    "1 10.5.1.1",
+    "x87 tags, as FXSAVE has them: a bit is set where register R0 to R7 is not empty.",
+  ),
+  row("fop", "fpu", 11, "1 8.1.9", "Opcode of the last x87 instruction that was not a control instruction."),
+  row("fip", "fpu", 64, "1 8.1.8", "Address of the last x87 instruction that was not a control instruction."),
+  row("fdp", "fpu", 64, "1 8.1.8", "Address of its memory operand."),
+  ...eight.map((n) => row(`st${n}`, "fpu", 80, "1 8.1.2", `x87 register ST(${n}), counted from the top of the stack.`)),
+  ...eight.map((n) => row(`mm${n}`, "fpu", 64, "1 9.2.2", `MMX register: the significand of x87 register R${n}.`)),
+  row("mxcsr", "vector", 32, "1 10.2.3", "SSE control and status.", MXCSR_BITS),
+  ...sixteen.map((n) => row(`xmm${n}`, "vector", 128, "1 10.2.2", "Low half of the YMM register.")),
+  ...sixteen.map((n) => row(`ymm${n}`, "vector", 256, "1 14.1.1", "AVX register.")),
 ];
 
 const ROWS = new Map(REGISTER_ROWS.map((r) => [r.name, r]));

@@ -77,6 +77,8 @@ export const Off = {
   ACTIVITY: 0x0f4,
   /** u32: pending events (Pending bits). */
   PENDING: 0x0f8,
+  /** u32: SimdAccess: which exception vector instructions raise just now. Follows from CR0, CR4 and XCR0. */
+  SIMD_ACCESS: 0x0fc,
 
   /** Eight segment registers of SEG_SIZE bytes, in the order of Seg. */
   SEG: 0x100,
@@ -109,6 +111,8 @@ export const Off = {
   VMX_MODE: 0x480, VMCS_POINTER: 0x488, VMXON_POINTER: 0x490,
   /** SVM: u32 in guest mode, u32 GIF, i64 VM_HSAVE_PA, i64 VM_CR, i64 current VMCB. Owned by cpu/svm. */
   SVM_GUEST: 0x4a0, SVM_GIF: 0x4a4, SVM_HSAVE: 0x4a8, SVM_VM_CR: 0x4b0, SVM_VMCB: 0x4b8,
+  /** i64: generator of RDRAND and RDSEED (system/random.ts). */
+  RANDOM: 0x4c0,
 
   /** x87: u16 control, status, tag (abridged, as FXSAVE), opcode; u64 instruction and data pointers; TOP is in status. */
   FCW: 0x500, FSW: 0x502, FTW: 0x504, FOP: 0x506, FIP: 0x508, FDP: 0x510, FCS: 0x518, FDS: 0x51a,
@@ -119,10 +123,24 @@ export const Off = {
   VECTOR: 0x600,
   /** Eight opmask registers k0..k7. */
   OPMASK: 0xe00,
+  /** IA32_MCG_STATUS, IA32_MCG_CTL, 16 x IA32_MCi_CTL; then the words of SCRATCH_MSRS (system/msrs.ts). */
+  MCG_STATUS: 0xe40, MCG_CTL: 0xe48, MC_CTL: 0xe50, SCRATCH_MSRS: 0xf00,
 
   /** Free for the tiers (spill, string-instruction scratch); not part of a snapshot's meaning. */
   TIER_SCRATCH: 0x1000,
+  /**
+   * Part of TIER_SCRATCH: operands of vector instructions that TypeScript computes, three of 32 bytes, and the result, 32
+   * bytes and a u32.
+   */
+  VECTOR_SOURCE: 0x1100, VECTOR_RESULT: 0x1160, VECTOR_FLAGS: 0x1180,
 } as const;
+
+/**
+ * Bytes of SIMD_ACCESS: vector of the exception that an instruction of the kind raises (6 or 7), or 0. MMX instructions
+ * raise #MF besides, where an x87 exception is pending.
+ */
+export const SimdAccess = { SSE: 0, VEX: 1, MMX: 2 } as const;
+export type SimdAccess = (typeof SimdAccess)[keyof typeof SimdAccess];
 
 // biome-ignore format: a bit table
 export const Rflags = {

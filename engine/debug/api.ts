@@ -5,8 +5,12 @@
 import type { BitField, RegisterRow } from "../cpu/registers";
 import type { Accel } from "../machine/config";
 import type { AddressSpace, Ending } from "../machine/machine";
+import type { FrameTable } from "./frames/table";
+import type { EngineSymbol } from "./symbols";
 
 export type { AddressSpace, Ending } from "../machine/machine";
+export type { FrameTable } from "./frames/table";
+export type { EngineSymbol } from "./symbols";
 
 /** Which hits of a breakpoint stop: all from the n-th on, only the n-th, or every n-th. */
 export interface HitRule {
@@ -44,7 +48,11 @@ export interface TraceFilter {
 
 export interface BreakpointRequest {
   readonly id: number;
-  readonly linear: bigint;
+  /** Where: a linear address, a guest-physical one, or a symbol, which may come to be known later. */
+  readonly at:
+    | { readonly linear: bigint }
+    | { readonly physical: bigint }
+    | { readonly symbol: string; readonly offset: bigint };
   readonly condition: string;
   readonly hit?: HitRule;
   readonly log?: string;
@@ -58,6 +66,31 @@ export interface WatchpointRequest {
   readonly access: "read" | "write" | "readWrite";
   readonly condition: string;
   readonly hit?: HitRule;
+}
+
+/** Where a breakpoint on a symbol has come to stand. */
+export interface PlacedBreakpoint {
+  readonly id: number;
+  readonly linear: bigint;
+}
+
+/** A Linux kernel that has been found in the guest, with its symbols. */
+export interface FoundKernel {
+  /** "Linux version ...", empty when it does not say. */
+  readonly banner: string;
+  /** Linear and guest-physical address of _text, and what KASLR added to the linear one. */
+  readonly text: bigint;
+  readonly physical: bigint;
+  readonly slide: bigint;
+  /** The kernel's own table: names separated by newlines, an address and a letter of the kind for each. */
+  readonly names: string;
+  readonly addresses: BigUint64Array;
+  readonly sizes: BigUint64Array;
+  /** f(unction), o(bject) or c(onstant), by symbol. */
+  readonly kinds: string;
+  /** Breakpoints that waited for a symbol: where they are now, and those that go on waiting in vain. */
+  readonly placed: readonly PlacedBreakpoint[];
+  readonly missing: readonly Refusal[];
 }
 
 /** What is wrong with a breakpoint, watchpoint or filter; the others are set all the same. */
@@ -128,7 +161,12 @@ export interface EngineRequests {
   terminate: { request: Record<string, never>; response: Record<string, never> };
   setBreakpoints: {
     request: { readonly list: readonly BreakpointRequest[] };
-    response: { readonly refused: readonly Refusal[] };
+    /** `pending` wait for the kernel's symbols. */
+    response: {
+      readonly refused: readonly Refusal[];
+      readonly placed: readonly PlacedBreakpoint[];
+      readonly pending: readonly number[];
+    };
   };
   setWatchpoints: {
     request: { readonly list: readonly WatchpointRequest[] };
@@ -194,15 +232,24 @@ export interface EngineRequests {
         readonly slot: bigint | null;
         /** An interrupt or exception took the processor away from here. */
         readonly interrupted: boolean;
+        /** Found by looking through the stack for what may be a return address: not certain. */
+        readonly guess: boolean;
       }[];
     };
   };
   /** Every vCPU at a glance, for the threads view. */
   vcpus: { request: Record<string, never>; response: { readonly list: readonly VcpuSummary[] } };
   setSymbols: {
-    request: { readonly symbols: readonly { name: string; address: bigint; size: bigint }[] };
+    request: {
+      readonly symbols: readonly EngineSymbol[];
+      /** Symbols of a kernel's file, as linked: they move with the kernel when it is found. */
+      readonly kernel?: readonly EngineSymbol[];
+      readonly frames?: readonly FrameTable[];
+    };
     response: Record<string, never>;
   };
+  /** Whether to look for a Linux kernel in the guest. Off, breakpoints wait no longer. */
+  searchKernel: { request: { readonly on: boolean }; response: { readonly missing: readonly Refusal[] } };
   serialInput: { request: { readonly bytes: Uint8Array }; response: Record<string, never> };
   stats: {
     request: Record<string, never>;
@@ -232,6 +279,8 @@ export interface VcpuSummary {
   readonly inGuest: boolean;
   readonly retired: number;
   readonly mode: string;
+  /** What Linux runs on it, when its symbols tell for certain. */
+  readonly task?: { readonly name: string; readonly pid?: number };
 }
 
 export interface VmcsFieldValue {
@@ -272,7 +321,12 @@ export type EngineEvent =
   | { readonly event: "continued" }
   | { readonly event: "serial"; readonly port: number; readonly bytes: Uint8Array }
   | { readonly event: "log"; readonly text: string }
-  | { readonly event: "ended"; readonly ending: Ending };
+  | { readonly event: "ended"; readonly ending: Ending }
+  /** The search for a kernel goes on; instructions retired so far. */
+  | { readonly event: "searching"; readonly instructions: number }
+  /** The guest runs in the place of a Linux kernel: here it is, or why it is none that can be read. */
+  | { readonly event: "kernel"; readonly kernel: FoundKernel }
+  | { readonly event: "noKernel"; readonly why: string; readonly missing: readonly Refusal[] };
 
 /** On the wire. */
 export type ToEngine = { readonly id: number; readonly method: EngineMethod; readonly request: unknown };

@@ -22,6 +22,10 @@ import type {
 import { codeContext } from "./code";
 import { assigns, evaluate } from "./evaluate";
 import { parseExpression } from "./expression";
+import { FrameTables } from "./frames/cfi";
+import { type LinuxKernel, readKernel, relocate } from "./linux/kernel";
+import { OrcTable } from "./linux/orc";
+import { TaskReader } from "./linux/tasks";
 import { captureModelFrames } from "./model-frames";
 import { decodeVmcsField, fieldWidthBits, MachineScope } from "./names";
 import type { CommandPump } from "./pump";
@@ -29,9 +33,14 @@ import { EXIT_STAGES } from "./stepping";
 import { type Decision, Stops } from "./stops";
 import { type EngineSymbol, SymbolIndex } from "./symbols";
 import { unwind } from "./unwind";
+import type { UnwindTables } from "./unwind-tables";
 
 /** Instructions between two looks at the commands: a few milliseconds of real time. */
 const SLICE = 200_000;
+/** Exceptions Linux serves behind a program's back: #NM and #PF. */
+const TRANSPARENT: ReadonlySet<number> = new Set([7, 14]);
+/** Slices between two words about a search for a kernel. */
+const SEARCH_NEWS = 50;
 const MAX_FRAMES = 1000;
 const MAX_READ = 1 << 24;
 /** Bytes of serial output gathered before they are sent within a slice. */
@@ -49,6 +58,15 @@ export class EngineHost {
   private machine: Machine | null = null;
   private stops: Stops | null = null;
   private symbols = new SymbolIndex([]);
+  private fileSymbols: readonly EngineSymbol[] = [];
+  /** Symbols of a kernel's file, as linked. */
+  private linkedSymbols: readonly EngineSymbol[] = [];
+  private frames = new FrameTables([]);
+  private kernel: LinuxKernel | null = null;
+  /** Found when a stack is first asked for. */
+  private orc: OrcTable | null = null;
+  private taskReader: TaskReader | null = null;
+  private slices = 0;
   private pauseAsked = false;
   /** Where the machine is stopped: the trace point, or null between instructions. */
   private point: TracePoint | null = null;
@@ -98,6 +116,8 @@ export class EngineHost {
       if (!this.running) return;
       machine.run(SLICE);
       this.flushSerial();
+      if (++this.slices % SEARCH_NEWS === 0 && this.stops?.searchesKernel)
+        this.post({ event: "searching", instructions: machine.stats().instructions });
       this.readCommands();
     } catch (thrown) {
       this.thrown(thrown);
@@ -204,6 +224,52 @@ export class EngineHost {
     if (this.closed) throw new Unwind("terminated");
   }
 
+  private unwindTables(vcpu: number): UnwindTables {
+    this.orc ??= OrcTable.find(this.live, vcpu, this.symbols) ?? null;
+    return { frames: this.frames, ...(this.orc ? { orc: this.orc } : {}) };
+  }
+
+  private indexSymbols(): void {
+    const { kernel } = this;
+    this.orc = null;
+    this.taskReader = null;
+    const moved = kernel ? relocate(this.linkedSymbols, kernel.text) : [];
+    this.symbols = new SymbolIndex([...this.fileSymbols, ...moved, ...(kernel?.symbols ?? [])]);
+  }
+
+  /** A vCPU stands where Linux kernels run: reads its symbols, and tells what has come of it. */
+  private kernelReached(vcpu: number, linear: bigint): void {
+    const { stops } = this;
+    if (!stops) return;
+    const kernel = readKernel(this.live, vcpu, linear);
+    const known = kernel !== undefined && (kernel.symbols.length > 0 || this.linkedSymbols.length > 0);
+    if (!kernel || !known) {
+      const why = "the code at the kernel's addresses has no kallsyms table (CONFIG_KALLSYMS)";
+      this.event({ event: "noKernel", why, missing: stops.searchKernel(false) });
+      return;
+    }
+    this.kernel = kernel;
+    this.indexSymbols();
+    const placed = stops.symbolsChanged();
+    const missing = stops.searchKernel(false);
+    const { banner, text, physical, slide, symbols } = kernel;
+    this.event({
+      event: "kernel",
+      kernel: {
+        banner,
+        text,
+        physical,
+        slide,
+        names: symbols.map((s) => s.name).join("\n"),
+        addresses: BigUint64Array.from(symbols, (s) => s.address),
+        sizes: BigUint64Array.from(symbols, (s) => s.size),
+        kinds: symbols.map((s) => (s.kind ?? "object")[0]).join(""),
+        placed,
+        missing,
+      },
+    });
+  }
+
   private end(ending: NonNullable<Machine["ending"]>): void {
     this.stops?.interrupt();
     this.point = null;
@@ -255,13 +321,17 @@ export class EngineHost {
       get symbols() {
         return host.symbols;
       },
+      unwind: (vcpu, limit) => unwind(machine, vcpu, this.symbols, this.unwindTables(vcpu), limit),
+      isTransparent: (vector) => this.kernel !== null && TRANSPARENT.has(vector),
       log: (text) => this.event({ event: "log", text }),
       scope: (vcpu, point) => this.scope(vcpu, point),
       armedChanged: () => {
         this.tracer.armed = this.stops?.armed ?? 0;
       },
+      kernelReached: (vcpu, linear) => this.kernelReached(vcpu, linear),
     });
     this.tracer.armed = this.stops.armed;
+    this.stops.searchKernel(true);
     this.phase = "stopped";
     return { vcpus: machine.vcpus.length, entry: codeContext(machine.vcpus[0]).linear };
   }
@@ -333,7 +403,7 @@ export class EngineHost {
         this.phase = "closed";
         return {};
       },
-      setBreakpoints: ({ list }) => ({ refused: this.points.setBreakpoints(list) }),
+      setBreakpoints: ({ list }) => this.points.setBreakpoints(list),
       setWatchpoints: ({ list }) => ({ refused: this.points.setWatchpoints(list) }),
       setTraceFilters: ({ list }) => ({ refused: this.points.setFilters(list) }),
       readRegisters: ({ vcpu }) => {
@@ -360,18 +430,30 @@ export class EngineHost {
       completions: ({ vcpu, text }) => ({ items: this.scope(vcpu, this.point).completions(text) }),
       codeContext: ({ vcpu }) => codeContext(this.vcpu(vcpu)),
       unwind: ({ vcpu, limit }) => ({
-        frames: unwind(this.live, this.vcpu(vcpu).index, this.symbols, Math.min(limit, MAX_FRAMES)),
+        frames: unwind(
+          this.live,
+          this.vcpu(vcpu).index,
+          this.symbols,
+          this.unwindTables(vcpu),
+          Math.min(limit, MAX_FRAMES),
+        ).map(({ registers, ...frame }) => frame),
       }),
       vcpus: () => ({
         list: this.live.vcpus.map((view) => {
           const { linear, mode } = codeContext(view);
-          return { index: view.index, linear, mode, halted: view.halted, inGuest: view.inGuest, retired: view.retired };
+          const { index, halted, inGuest, retired } = view;
+          const task = this.tasks.current(index);
+          return { index, linear, mode, halted, inGuest, retired, ...(task ? { task } : {}) };
         }),
       }),
-      setSymbols: ({ symbols }) => {
-        this.symbols = new SymbolIndex(symbols as readonly EngineSymbol[]);
+      setSymbols: ({ symbols, kernel = [], frames = [] }) => {
+        this.fileSymbols = symbols;
+        this.linkedSymbols = kernel;
+        this.frames = new FrameTables(frames);
+        this.indexSymbols();
         return {};
       },
+      searchKernel: ({ on }) => ({ missing: this.points.searchKernel(on) }),
       serialInput: ({ bytes }) => {
         this.live.serialInput(bytes);
         return {};
@@ -382,6 +464,11 @@ export class EngineHost {
       },
       hash: () => ({ hash: this.live.hash() }),
     };
+  }
+
+  private get tasks(): TaskReader {
+    this.taskReader ??= new TaskReader(this.live, this.symbols);
+    return this.taskReader;
   }
 
   private get points(): Stops {

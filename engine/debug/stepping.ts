@@ -15,8 +15,7 @@ import type { Machine } from "../machine/machine";
 import { TraceKind, type TracePoint } from "../trace";
 import type { AddressRange, Resume } from "./api";
 import { codeContext, instructionAt, vectorTarget } from "./code";
-import type { SymbolIndex } from "./symbols";
-import { unwind } from "./unwind";
+import type { Frame } from "./unwind";
 
 /** The stages of a VM exit. */
 export const EXIT_STAGES =
@@ -39,13 +38,25 @@ const ENTRY_INTERRUPT = { EXTERNAL: 0, NMI: 2 } as const;
 
 interface Goal {
   readonly linear: bigint;
-  /** Linear stack pointer must be at least this. */
-  readonly stack: bigint | null;
+  /**
+   * Bounds of the linear stack pointer, both included; null when any will do. Deeper is a recursion, far above is another
+   * task on a stack of its own.
+   */
+  readonly stack: readonly [least: bigint, most: bigint] | null;
 }
+
+/** What a callee may take off the stack with its return address: RET imm16, which 64-bit code has no use for. */
+const popped = (bits: 16 | 32 | 64): bigint => (bits === 64 ? 0x400n : 0x1_0000n);
+const exactly = (stack: bigint): readonly [bigint, bigint] => [stack, stack];
+/** Of CR3: the place of the tables, without PCID and the bit in which the two tables of a process differ under KPTI. */
+const TABLES = 0xf_ffff_ffff_e000n;
 
 export interface StepEnvironment {
   readonly machine: Machine;
-  readonly symbols: SymbolIndex;
+  /** The frame that called the innermost one of a vCPU. */
+  caller(vcpu: number): Frame | undefined;
+  /** The guest's kernel serves this exception and goes back to the instruction, as if nothing had been (demand paging). */
+  isTransparent(vector: number): boolean;
   /** Tells that the goal changed, so that the temporary breakpoint moves. */
   goalChanged(): void;
 }
@@ -63,6 +74,8 @@ export class Step {
   /** A source line: the step goes on for as long as it arrives in there. */
   private readonly range: AddressRange | null;
   private readonly over: boolean;
+  /** Page tables of the program the step began in; null in a kernel, whose code is the same in all of them. */
+  private readonly tables: bigint | null;
   /** The hypervisor is the KVM model, so that an exit has stages and comes back to the guest by itself. */
   private readonly modelled: boolean;
 
@@ -81,6 +94,7 @@ export class Step {
     const inExit = at !== null && at.vcpu === resume.vcpu && (at.kind & EXIT_STAGES) !== 0 && this.modelled;
     this.stages = resume.kind === "stepIn" ? (resume.stages ?? this.defaultStages()) : 0;
     const here = this.here();
+    this.tables = this.programTables();
     const inWorlds = at !== null && at.vcpu === resume.vcpu && this.changedWorlds(at);
     this.start = inExit ? null : here;
     this.range = "range" in resume ? (resume.range ?? null) : null;
@@ -100,12 +114,14 @@ export class Step {
       return;
     }
     if (resume.kind === "stepOut") {
-      const back = unwind(machine, resume.vcpu, environment.symbols, 2)[1];
+      const back = environment.caller(resume.vcpu);
       if (!back || back.slot === null)
         throw new Error("no return address was found on the stack: step over or set a breakpoint instead");
       this.within = true;
       // An interrupted program of another privilege has another stack.
-      this.setGoal({ linear: back.linear, stack: back.interrupted ? null : back.slot + 1n });
+      const { bits } = codeContext(machine.vcpus[this.vcpu]);
+      const most = back.slot + BigInt(bits / 8) + popped(bits);
+      this.setGoal({ linear: back.linear, stack: back.interrupted ? null : [back.slot + 1n, most] });
       return;
     }
     this.stepInstruction();
@@ -118,7 +134,8 @@ export class Step {
     this.start = { linear: context.linear, stack: context.stack };
     const code = instructionAt(machine, this.vcpu, context.linear, context.bits);
     this.within = this.over && code?.returns === true;
-    if (this.within && code) this.setGoal({ linear: context.linear + BigInt(code.length), stack: context.stack });
+    const bounds = [context.stack, context.stack + popped(context.bits)] as const;
+    if (this.within && code) this.setGoal({ linear: context.linear + BigInt(code.length), stack: bounds });
     else this.count();
   }
 
@@ -178,6 +195,11 @@ export class Step {
     return { linear: context.linear, stack: context.stack };
   }
 
+  private programTables(): bigint | null {
+    const { registers } = this.environment.machine.vcpus[this.vcpu];
+    return registers.read("cpl") === 3n ? registers.read("cr3") & TABLES : null;
+  }
+
   private setGoal(goal: Goal | null): void {
     this.target = goal;
     this.environment.goalChanged();
@@ -193,7 +215,10 @@ export class Step {
     if (point.detail.cause === "step") return !this.within && this.target === null && this.arrived(here.linear);
     if (point.detail.cause !== "breakpoint" || !this.target) return false;
     if (here.linear !== this.target.linear) return false;
-    if (this.target.stack !== null && here.stack < this.target.stack) return false;
+    const bounds = this.target.stack;
+    if (bounds !== null && (here.stack < bounds[0] || here.stack > bounds[1])) return false;
+    // Another process may run the same code at the same place on its stack.
+    if (this.tables !== null && this.tables !== this.programTables()) return false;
     const again = this.start !== null && here.linear === this.start.linear && here.stack === this.start.stack;
     if (!again) return this.arrived(here.linear);
     // Back from an interrupt before the stepped instruction ran: now step it.
@@ -222,7 +247,8 @@ export class Step {
     if (this.within) return;
     const here = this.here();
     const event = this.injected();
-    if (event && !event.interrupt) {
+    const transparent = this.over && event !== null && this.environment.isTransparent(event.vector);
+    if (event && !event.interrupt && !transparent) {
       const handler = vectorTarget(this.environment.machine, this.vcpu, event.vector);
       if (handler !== undefined) {
         this.setGoal({ linear: handler, stack: null });
@@ -231,7 +257,7 @@ export class Step {
     }
     const again = this.start !== null && here.linear === this.start.linear && here.stack === this.start.stack;
     if (again && !event) this.count();
-    else this.setGoal({ linear: here.linear, stack: here.stack });
+    else this.setGoal({ linear: here.linear, stack: exactly(here.stack) });
   }
 
   private injected(): { vector: number; interrupt: boolean } | null {
@@ -251,7 +277,8 @@ export class Step {
       if (type !== "exception" || !own) return;
     }
     if (type === "software") return;
-    if (type === "exception" && into) {
+    const transparent = this.over && this.environment.isTransparent(Number(point.detail.vector ?? 0));
+    if (type === "exception" && into && !transparent) {
       const handler = vectorTarget(this.environment.machine, this.vcpu, Number(point.detail.vector ?? 0));
       if (handler === undefined) return;
       this.environment.machine.stopAfter(this.vcpu, 0);
@@ -260,7 +287,7 @@ export class Step {
     }
     // An interrupt: come back to the instruction it interrupted.
     this.environment.machine.stopAfter(this.vcpu, 0);
-    if (this.target === null) this.setGoal({ linear: here.linear, stack: here.stack });
+    if (this.target === null) this.setGoal({ linear: here.linear, stack: exactly(here.stack) });
   }
 }
 

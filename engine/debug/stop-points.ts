@@ -1,6 +1,6 @@
 /** Where a person asked to stop: breakpoints, watchpoints and trace filters, with their conditions, counts and log lines. */
 import type { TracePoint } from "../trace";
-import type { BreakpointRequest, HitRule, Refusal, TraceFilter, WatchpointRequest } from "./api";
+import type { BreakpointRequest, HitRule, PlacedBreakpoint, Refusal, TraceFilter, WatchpointRequest } from "./api";
 import { assigns, fillLog, holds, type Scope } from "./evaluate";
 import { AbsentName, type Expression, type LogTemplate, parseExpression, parseLogTemplate } from "./expression";
 import { detailOf } from "./names";
@@ -43,8 +43,19 @@ const sameValue = (a: bigint | number | string | boolean | undefined, b: bigint 
   return a === b;
 };
 
+/** Linear addresses of a symbol, none when it is not known. */
+export type Resolve = (symbol: string) => readonly bigint[];
+
+/** A code breakpoint where it stands: on one or, for a name several functions share, several linear addresses. */
+interface Breakpoint {
+  readonly request: BreakpointRequest;
+  readonly guard: Guard;
+  linear: readonly bigint[];
+}
+
 export class StopPoints {
-  private breakpoints = new Map<bigint, { request: BreakpointRequest; guard: Guard }[]>();
+  private breakpoints: Breakpoint[] = [];
+  private byLinear = new Map<bigint, Breakpoint[]>();
   private watchpoints = new Map<number, { request: WatchpointRequest; guard: Guard }>();
   private filters: { filter: TraceFilter; guard: Guard }[] = [];
 
@@ -55,22 +66,57 @@ export class StopPoints {
     return this.filters.reduce((kinds, f) => kinds | f.filter.kind, 0);
   }
 
+  /** Linear and guest-physical addresses of code to stop at. */
   get addresses(): readonly bigint[] {
-    return [...this.breakpoints.keys()];
+    return [...this.byLinear.keys()];
+  }
+  get physicalAddresses(): readonly bigint[] {
+    return this.breakpoints.flatMap(({ request: { at } }) => ("physical" in at ? [at.physical] : []));
+  }
+
+  /** Breakpoints on symbols: where they stand, and which of them stand nowhere yet. */
+  get placed(): readonly PlacedBreakpoint[] {
+    return this.breakpoints.flatMap(({ request: { id, at }, linear }) =>
+      "symbol" in at && linear.length > 0 ? [{ id, linear: linear[0] }] : [],
+    );
+  }
+  get pending(): readonly { readonly id: number; readonly symbol: string }[] {
+    return this.breakpoints.flatMap(({ request: { id, at }, linear }) =>
+      "symbol" in at && linear.length === 0 ? [{ id, symbol: at.symbol }] : [],
+    );
   }
 
   get watches(): readonly WatchpointRequest[] {
     return [...this.watchpoints.values()].map((w) => w.request);
   }
 
-  setBreakpoints(list: readonly BreakpointRequest[]): Refusal[] {
-    const old = new Map([...this.breakpoints.values()].flat().map((b) => [b.request.id, b.guard.hits]));
-    this.breakpoints = new Map();
-    return this.guarded(list, old, (request, guard) => {
-      const there = this.breakpoints.get(request.linear);
-      if (there) there.push({ request, guard });
-      else this.breakpoints.set(request.linear, [{ request, guard }]);
-    });
+  setBreakpoints(list: readonly BreakpointRequest[], resolve: Resolve): Refusal[] {
+    const old = new Map(this.breakpoints.map((b) => [b.request.id, b.guard.hits]));
+    this.breakpoints = [];
+    const refused = this.guarded(list, old, (request, guard) => this.breakpoints.push({ request, guard, linear: [] }));
+    this.resolve(resolve);
+    return refused;
+  }
+
+  /** Symbols have come to be known: breakpoints on them are placed anew. */
+  resolve(resolve: Resolve): void {
+    this.byLinear = new Map();
+    for (const breakpoint of this.breakpoints) {
+      const { at } = breakpoint.request;
+      if ("physical" in at) continue;
+      breakpoint.linear =
+        "linear" in at ? [at.linear] : resolve(at.symbol).map((start) => BigInt.asUintN(64, start + at.offset));
+      for (const linear of breakpoint.linear) {
+        const there = this.byLinear.get(linear);
+        if (there) there.push(breakpoint);
+        else this.byLinear.set(linear, [breakpoint]);
+      }
+    }
+  }
+
+  /** Breakpoints on symbols that will not come to be known: they go. */
+  dropPending(): void {
+    this.breakpoints = this.breakpoints.filter(({ request, linear }) => !("symbol" in request.at) || linear.length > 0);
   }
 
   setWatchpoints(list: readonly WatchpointRequest[]): Refusal[] {
@@ -102,13 +148,20 @@ export class StopPoints {
   }
 
   atAddress(linear: bigint, scope: () => Scope): Verdict | null {
-    const list = this.breakpoints.get(linear);
-    return list
-      ? this.judge(
-          list.map((b) => ({ id: b.request.id, guard: b.guard })),
-          scope,
-        )
-      : null;
+    return this.judgeCode(this.byLinear.get(linear) ?? [], scope);
+  }
+
+  atPhysical(address: bigint, scope: () => Scope): Verdict | null {
+    const here = ({ request: { at } }: Breakpoint): boolean => "physical" in at && at.physical === address;
+    return this.judgeCode(this.breakpoints.filter(here), scope);
+  }
+
+  private judgeCode(list: readonly Breakpoint[], scope: () => Scope): Verdict | null {
+    if (list.length === 0) return null;
+    return this.judge(
+      list.map((b) => ({ id: b.request.id, guard: b.guard })),
+      scope,
+    );
   }
 
   atWatch(id: number, scope: () => Scope): Verdict | null {

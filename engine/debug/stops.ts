@@ -4,21 +4,43 @@
  */
 import type { Machine } from "../machine/machine";
 import { TraceKind, type TracePoint } from "../trace";
-import type { BreakpointRequest, Refusal, Resume, Stop, StopReason, TraceFilter, WatchpointRequest } from "./api";
+import type {
+  BreakpointRequest,
+  PlacedBreakpoint,
+  Refusal,
+  Resume,
+  Stop,
+  StopReason,
+  TraceFilter,
+  WatchpointRequest,
+} from "./api";
 import { codeContext } from "./code";
 import type { Scope } from "./evaluate";
+import { KERNEL_MAP } from "./linux/kernel";
 import { Step } from "./stepping";
 import { StopPoints, type Verdict } from "./stop-points";
 import type { SymbolIndex } from "./symbols";
+import type { Frame } from "./unwind";
 
 export interface StopEnvironment {
   readonly machine: Machine;
   readonly symbols: SymbolIndex;
+  unwind(vcpu: number, limit: number): readonly Frame[];
+  /** The guest's kernel serves an exception and goes back to the instruction. */
+  isTransparent(vector: number): boolean;
   log(text: string): void;
   scope(vcpu: number, point: TracePoint | null): Scope;
   /** The set of trace kinds to listen to has changed. */
   armedChanged(): void;
+  /** A vCPU has reached the linear addresses of a Linux kernel for the first time: its symbols can be read now. */
+  kernelReached(vcpu: number, linear: bigint): void;
 }
+
+/** Why the machine was told to stop before an instruction. */
+type Cause =
+  | { readonly kind: "linear" }
+  | { readonly kind: "physical"; readonly address: bigint }
+  | { readonly kind: "kernel" };
 
 /** A decided stop; the host adds the model's stack. */
 export type Decision = Omit<Stop, "modelFrames">;
@@ -29,6 +51,9 @@ const ALWAYS = TraceKind.Instruction | TraceKind.Poll;
 export class Stops {
   private readonly points: StopPoints;
   private step: Step | null = null;
+  private searching = false;
+  /** What the machine's breakpoints are for, by their id. */
+  private causes: readonly Cause[] = [];
   /** Place a resume started from: the breakpoint there does not stop again before anything has retired. */
   private left: { vcpu: number; linear: bigint; retired: number } | null = null;
 
@@ -40,10 +65,49 @@ export class Stops {
     return ALWAYS | this.points.kinds | (this.step?.kinds ?? 0);
   }
 
-  setBreakpoints(list: readonly BreakpointRequest[]): Refusal[] {
-    const refused = this.points.setBreakpoints(list);
+  setBreakpoints(list: readonly BreakpointRequest[]): {
+    refused: readonly Refusal[];
+    placed: readonly PlacedBreakpoint[];
+    pending: readonly number[];
+  } {
+    const refused = [...this.points.setBreakpoints(list, (symbol) => this.addressesOf(symbol))];
+    const { placed, pending } = this.points;
+    if (!this.searching) {
+      refused.push(...this.missing(pending));
+      this.points.dropPending();
+    }
     this.placeBreakpoints();
-    return refused;
+    return { refused, placed, pending: this.searching ? pending.map(({ id }) => id) : [] };
+  }
+
+  private addressesOf(symbol: string): readonly bigint[] {
+    const all = this.environment.symbols.all(symbol).filter((s) => s.kind !== "constant");
+    const functions = all.filter((s) => s.kind === "function");
+    return [...new Set((functions.length > 0 ? functions : all).map((s) => s.address))];
+  }
+
+  private missing(pending: readonly { readonly id: number; readonly symbol: string }[]): Refusal[] {
+    return pending.map(({ id, symbol }) => ({ id, message: `there is no function "${symbol}" among the symbols` }));
+  }
+
+  get searchesKernel(): boolean {
+    return this.searching;
+  }
+
+  /** @returns breakpoints that waited for the kernel's symbols and are dropped */
+  searchKernel(on: boolean): Refusal[] {
+    this.searching = on;
+    const missing = on ? [] : this.missing(this.points.pending);
+    if (!on) this.points.dropPending();
+    this.placeBreakpoints();
+    return missing;
+  }
+
+  /** Symbols have come to be known. @returns where the breakpoints that waited for them stand now */
+  symbolsChanged(): readonly PlacedBreakpoint[] {
+    this.points.resolve((symbol) => this.addressesOf(symbol));
+    this.placeBreakpoints();
+    return this.points.placed;
   }
 
   setWatchpoints(list: readonly WatchpointRequest[]): Refusal[] {
@@ -62,7 +126,17 @@ export class Stops {
     const addresses = new Set(this.points.addresses);
     const goal = this.step?.goal ?? null;
     if (goal !== null) addresses.add(goal);
-    this.environment.machine.setBreakpoints([...addresses].map((linear, id) => ({ linear, id })));
+    const list: { cause: Cause; place: { linear: bigint; end?: bigint; physical?: boolean } }[] = [
+      ...[...addresses].map((linear) => ({ cause: { kind: "linear" } as const, place: { linear } })),
+      ...[...new Set(this.points.physicalAddresses)].map((address) => ({
+        cause: { kind: "physical", address } as const,
+        place: { linear: address, physical: true },
+      })),
+    ];
+    if (this.searching)
+      list.unshift({ cause: { kind: "kernel" }, place: { linear: KERNEL_MAP.from, end: KERNEL_MAP.to } });
+    this.causes = list.map(({ cause }) => cause);
+    this.environment.machine.setBreakpoints(list.map(({ place }, id) => ({ id, ...place })));
   }
 
   /**
@@ -74,8 +148,11 @@ export class Stops {
     const view = this.environment.machine.vcpus[vcpu];
     this.left = resume.kind === "start" ? null : { vcpu, linear: codeContext(view).linear, retired: view.retired };
     if (resume.kind !== "continue" && resume.kind !== "start") {
-      const { machine, symbols } = this.environment;
-      this.step = new Step({ machine, symbols, goalChanged: () => this.goalChanged() }, resume, at);
+      const { machine } = this.environment;
+      const callers = (index: number): Frame | undefined => this.environment.unwind(index, 2)[1];
+      const isTransparent = (vector: number): boolean => this.environment.isTransparent(vector);
+      const goalChanged = (): void => this.goalChanged();
+      this.step = new Step({ machine, caller: callers, isTransparent, goalChanged }, resume, at);
       this.goalChanged();
     }
     this.environment.armedChanged();
@@ -138,10 +215,15 @@ export class Stops {
     if (point.detail.cause !== "breakpoint") return { verdict: null, reason: "step" };
     const view = this.environment.machine.vcpus[point.vcpu];
     const { linear } = codeContext(view);
+    const cause = this.causes[Number(point.detail.id)];
+    // In the same breath the breakpoints that waited are placed: one may stand right here.
+    if (cause?.kind === "kernel" && this.searching) this.environment.kernelReached(point.vcpu, linear);
     const { left } = this;
     if (left && left.vcpu === point.vcpu && left.linear === linear && left.retired === view.retired)
       return { verdict: null, reason: "breakpoint" };
-    return { verdict: this.points.atAddress(linear, scope), reason: "breakpoint" };
+    const verdict =
+      cause?.kind === "physical" ? this.points.atPhysical(cause.address, scope) : this.points.atAddress(linear, scope);
+    return { verdict, reason: "breakpoint" };
   }
 }
 

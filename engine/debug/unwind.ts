@@ -1,15 +1,18 @@
 /**
- * Guest call stacks without unwind tables. A frame's caller is looked for, in this order: at the stack pointer while the
- * function has not made its frame yet or is leaving it, behind the frame pointer, and in the stack slots from the stack
- * pointer up. A slot counts only when its value lies behind a CALL; when symbols tell where the frame's function begins
- * and the CALL is direct, it must be a call of that function, which makes frames without a frame pointer certain too.
- * Where no caller is found, an interrupt's frame is looked for (SDM 3A 6.12.1, 6.14.2): handlers were not called.
+ * Guest call stacks. A frame's caller comes from the unwind table that covers its address: a Linux kernel's ORC, or call
+ * frame information (unwind-tables.ts). Code without one is unwound by what is on the stack. The caller is looked for, in
+ * this order: at the stack pointer while the function has not made its frame yet or is leaving it, behind the frame
+ * pointer, and in the stack slots from the stack pointer up. A slot counts only when its value lies behind a CALL; when
+ * symbols tell where the frame's function begins and the CALL is direct, it must be a call of that function, which makes
+ * frames without a frame pointer certain too. Where no caller is found, an interrupt's frame is looked for (SDM 3A 6.12.1,
+ * 6.14.2): handlers were not called.
  */
 import { decode } from "../cpu/isa/decoder";
 import { newInstruction } from "../cpu/isa/instruction";
 import type { Machine } from "../machine/machine";
 import { codeContext, instructionAt, opcodeOffset, readInteger } from "./code";
 import type { SymbolIndex } from "./symbols";
+import { type Cursor, REGISTERS, type UnwindTables, unwindByTables } from "./unwind-tables";
 
 export interface Frame {
   /** Linear address of the next instruction (of a caller: the one behind its call). */
@@ -18,6 +21,10 @@ export interface Frame {
   readonly slot: bigint | null;
   /** An interrupt or exception took the processor away from here: `linear` is not behind a call. */
   readonly interrupted: boolean;
+  /** The best return address on the stack, nothing better was found. */
+  readonly guess: boolean;
+  /** Registers of the frame that are known, by name; "rsp" is the stack pointer when it goes on. */
+  readonly registers: ReadonlyMap<string, bigint>;
 }
 
 interface Caller {
@@ -25,7 +32,9 @@ interface Caller {
   readonly slot: bigint;
   /** Linear stack pointer of the caller. */
   readonly stack: bigint;
-  readonly by: "call" | "frame" | "interrupt";
+  readonly by: "call" | "frame" | "interrupt" | "guess";
+  /** Code width of an interrupted program that differs from its handler's. */
+  readonly bits?: 16 | 32 | 64;
 }
 
 type Call = { readonly direct: true; readonly target: bigint } | { readonly direct: false };
@@ -42,15 +51,16 @@ const PUSH_RBP = 0x55;
 const scratch = newInstruction();
 
 class Unwinder {
-  private readonly bits: 16 | 32 | 64;
-  private readonly size: number;
-  private readonly mask: bigint;
+  private bits: 16 | 32 | 64;
+  private size: number;
+  private mask: bigint;
   private readonly csBase: bigint;
 
   constructor(
     private readonly machine: Machine,
     private readonly vcpu: number,
     private readonly symbols: SymbolIndex,
+    private readonly tables: UnwindTables,
   ) {
     const context = codeContext(machine.vcpus[vcpu]);
     this.bits = context.bits;
@@ -59,23 +69,76 @@ class Unwinder {
     this.mask = context.bits === 64 ? (1n << 64n) - 1n : 0xffff_ffffn;
   }
 
-  frames(limit: number): Frame[] {
+  private setBits(bits: 16 | 32 | 64): void {
+    this.bits = bits;
+    this.size = bits / 8;
+    this.mask = bits === 64 ? (1n << 64n) - 1n : 0xffff_ffffn;
+  }
+
+  /** Where the processor stands. */
+  private innermost(): Cursor {
+    const { registers } = this.machine.vcpus[this.vcpu];
     const context = codeContext(this.machine.vcpus[this.vcpu]);
-    const frames: Frame[] = [{ linear: context.linear, slot: null, interrupted: false }];
-    let { linear, stack, frame } = context;
-    // Whether the frame may be anywhere in its function, not just behind a call.
-    let anywhere = true;
+    return {
+      linear: context.linear,
+      stack: context.stack,
+      registers: new Map<string, bigint>([
+        ...REGISTERS.map((name) => [name, registers.read(name)] as const),
+        ["rbp", context.frame],
+        ["rsp", context.stack],
+      ]),
+      anywhere: true,
+      bits: context.bits,
+    };
+  }
+
+  frames(limit: number): Frame[] {
+    let cursor = this.innermost();
+    const frames: Frame[] = [
+      { linear: cursor.linear, slot: null, interrupted: false, guess: false, registers: cursor.registers },
+    ];
     while (frames.length < limit) {
-      const found = this.caller(linear, stack, frame, anywhere, frames.length === 1);
-      if (!found) break;
-      anywhere = found.by === "interrupt";
-      frames.push({ linear: found.linear, slot: found.slot, interrupted: anywhere });
-      linear = found.linear;
-      stack = found.stack;
-      if (found.by === "frame")
-        frame = (context.ssBase + (this.word(found.slot - BigInt(this.size)) ?? 0n)) & this.mask;
+      this.setBits(cursor.bits);
+      const found = unwindByTables(this.machine, this.vcpu, this.tables, cursor);
+      if (found === "end") break;
+      const next = found ?? this.bySearch(cursor, frames.length === 1);
+      if (!next || (next.cursor.stack <= cursor.stack && next.cursor.linear === cursor.linear)) break;
+      cursor = next.cursor;
+      frames.push({
+        linear: cursor.linear,
+        slot: next.slot,
+        interrupted: cursor.anywhere,
+        guess: next.guess,
+        registers: cursor.registers,
+      });
     }
     return frames;
+  }
+
+  /** The caller by what lies on the stack. */
+  private bySearch(
+    { linear, stack, registers, anywhere }: Cursor,
+    innermost: boolean,
+  ): { cursor: Cursor; slot: bigint; guess: boolean } | undefined {
+    const frame = registers.get("rbp") ?? 0n;
+    const found = this.caller(linear, stack, frame, anywhere, innermost);
+    if (!found) return undefined;
+    const saved = found.by === "frame" ? this.word(found.slot - BigInt(this.size)) : undefined;
+    const { ssBase } = codeContext(this.machine.vcpus[this.vcpu]);
+    return {
+      slot: found.slot,
+      guess: found.by === "guess",
+      cursor: {
+        linear: found.linear,
+        stack: found.stack,
+        registers: new Map([
+          ["rbp", saved === undefined ? frame : (ssBase + saved) & this.mask],
+          ["rsp", found.stack],
+        ]),
+        anywhere: found.by === "interrupt",
+        bits: found.bits ?? this.bits,
+      },
+    };
   }
 
   private caller(
@@ -108,7 +171,7 @@ class Unwinder {
     if (framed) return framed;
     // Without a symbol nothing certain can be found; the nearest return address is the best guess, for the innermost frame.
     for (let i = 0; innermost && start === undefined && i < SCAN_SLOTS; i++) {
-      const found = at(stack + BigInt(i) * size, Trust.CALL, "call");
+      const found = at(stack + BigInt(i) * size, Trust.CALL, "guess");
       if (found) return found;
     }
     return undefined;
@@ -189,6 +252,12 @@ class Unwinder {
 }
 
 /** Innermost first, at least one frame, at most `limit`. */
-export function unwind(machine: Machine, vcpu: number, symbols: SymbolIndex, limit: number): Frame[] {
-  return new Unwinder(machine, vcpu, symbols).frames(limit);
+export function unwind(
+  machine: Machine,
+  vcpu: number,
+  symbols: SymbolIndex,
+  tables: UnwindTables,
+  limit: number,
+): Frame[] {
+  return new Unwinder(machine, vcpu, symbols, tables).frames(limit);
 }

@@ -29,6 +29,30 @@ export interface InterruptMessage {
   readonly exclude: number;
 }
 
+const MESSAGE_BASE = 0xfee;
+const MESSAGE_LOGICAL = 1 << 2;
+const MESSAGE_LEVEL = 1 << 15;
+const MESSAGE_ASSERT = 1 << 14;
+
+/**
+ * The interrupt message in a write of `data` to `address` (SDM 3A 10.11): bits 31:20 of the address are 0xfee, then the
+ * destination; the high half of the address carries bits 31:8 of an x2APIC id.
+ * @returns undefined for an address that is not the APICs'
+ */
+export function messageOf(address: number, addressHigh: number, data: number): InterruptMessage | undefined {
+  if (address >>> 20 !== MESSAGE_BASE) return undefined;
+  const level = (data & MESSAGE_LEVEL) !== 0;
+  return {
+    vector: data & 0xff,
+    deliveryMode: (data >> 8) & 7,
+    logical: (address & MESSAGE_LOGICAL) !== 0,
+    destination: (((address >>> 12) & 0xff) | (addressHigh & 0xffffff00)) >>> 0,
+    level,
+    assert: !level || (data & MESSAGE_ASSERT) !== 0,
+    exclude: -1,
+  };
+}
+
 export interface ApicBus {
   /** @returns false when no APIC accepted it */
   deliver(message: InterruptMessage): boolean;

@@ -20,6 +20,7 @@ export const FwCfgKey = {
   CMDLINE_DATA: 0x15,
   FILE_DIR: 0x19,
   FILE_FIRST: 0x20,
+  IRQ0_OVERRIDE: 0x8002,
   E820_TABLE: 0x8003,
 } as const;
 

@@ -110,6 +110,8 @@ export interface LocalApicOptions {
   /** EOI broadcasts can be suppressed: the I/O APICs have EOI registers. */
   readonly suppressesEoi: boolean;
   readonly tscDeadline: boolean;
+  /** Shortest period (ns) of the timer in periodic mode; absent: any. */
+  readonly minimumPeriod?: number;
   /** MAXPHYADDR: what IA32_APIC_BASE may hold. */
   readonly physicalBits: number;
   readonly clock: VirtualClock;
@@ -502,7 +504,8 @@ export class LocalApic implements Stateful<LocalApicState>, Registers, ApicTarge
 
   /** Nanoseconds from the initial count to zero. */
   private get timerPeriod(): number {
-    return this.reg(ApicReg.INITIAL_COUNT) * this.divisor;
+    const period = this.reg(ApicReg.INITIAL_COUNT) * this.divisor;
+    return this.timerMode === TimerMode.PERIODIC ? Math.max(period, this.options.minimumPeriod ?? 0) : period;
   }
 
   private currentCount(): number {

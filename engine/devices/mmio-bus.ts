@@ -13,6 +13,12 @@ export interface MmioClaim {
 
 export class MmioBus {
   private readonly claims: MmioClaim[] = [];
+  private movable: (pa: number) => MmioClaim | undefined = () => undefined;
+
+  /** Asks `find` for addresses nobody has claimed: devices whose place software chooses. */
+  attachMovable(find: (pa: number) => MmioClaim | undefined): void {
+    this.movable = find;
+  }
 
   /** @throws RangeError when the range overlaps another */
   claim(name: string, base: number, size: number, registers: Registers): void {
@@ -23,7 +29,7 @@ export class MmioBus {
 
   at(pa: number): MmioClaim | undefined {
     for (const c of this.claims) if (pa >= c.base && pa < c.base + c.size) return c;
-    return undefined;
+    return this.movable(pa);
   }
 
   get all(): readonly MmioClaim[] {

@@ -20,6 +20,12 @@ const PORTS = 65536;
 export class PortBus {
   private readonly owners = new Uint8Array(PORTS);
   private readonly claims: PortClaim[] = [];
+  private movable: (port: number) => PortClaim | undefined = () => undefined;
+
+  /** Asks `find` for ports nobody has claimed: devices whose place software chooses. */
+  attachMovable(find: (port: number) => PortClaim | undefined): void {
+    this.movable = find;
+  }
 
   /** @throws RangeError when a port is claimed already */
   claim(name: string, first: number, count: number, registers: Registers, width: 1 | 2 | 4 = 1): void {
@@ -37,7 +43,7 @@ export class PortBus {
   /** Who answers at `port`, or undefined. */
   at(port: number): PortClaim | undefined {
     const owner = this.owners[port & 0xffff];
-    return owner === 0 ? undefined : this.claims[owner - 1];
+    return owner === 0 ? this.movable(port & 0xffff) : this.claims[owner - 1];
   }
 
   get all(): readonly PortClaim[] {

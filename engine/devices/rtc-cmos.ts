@@ -69,6 +69,11 @@ export class RtcCmos implements Stateful<RtcState>, Registers {
     clock.register(owner, this);
   }
 
+  /** What the battery keeps: the memory, and the time in seconds since 1970. */
+  now(): { readonly memory: Uint8Array; readonly seconds: number } {
+    return { memory: this.state.memory.slice(), seconds: this.secondsAt(this.clock.now) };
+  }
+
   /** Plain CMOS cell, for the board to tell firmware data (memory size, floppies ...). */
   setCmos(index: number, value: number): void {
     this.state.memory[index] = value;

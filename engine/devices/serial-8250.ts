@@ -2,8 +2,9 @@
  * 16550A UART (National Semiconductor PC16550D data sheet): eight registers, 16-byte FIFOs, modem lines, loopback.
  *
  * What the guest sends leaves at once, as with QEMU's: the transmitter is always ready again after a write. What comes in
- * waits outside until the FIFO has room, so nothing is ever overrun. The receive time-out of FIFO mode is kept in virtual
- * time at the programmed speed.
+ * waits outside until the FIFO has room, so nothing is ever overrun. A patient sender also waits until software listens (it
+ * has switched the receive interrupt on, or keeps asking for data) and sends again what a driver throws out of the FIFO when
+ * it starts: nothing that is typed early is lost. The receive time-out of FIFO mode is kept in virtual time at the programmed speed.
  */
 import type { VirtualClock } from "../clock";
 import type { Line, Registers, Stateful } from "./chip";
@@ -21,6 +22,8 @@ const Msr = { DELTAS: 0x0f, CTS: 0x10, DSR: 0x20, RI: 0x40, DCD: 0x80 } as const
 const FIFO_SIZE = 16;
 const TRIGGERS = [1, 4, 8, 14] as const;
 const CLOCK_HZ = 1_843_200;
+/** Reads of the line status register in a row, with nothing sent between, that mean software waits for data by polling. */
+const LISTENING_POLLS = 16;
 
 export interface SerialState {
   /** Divisor latch. */
@@ -35,8 +38,10 @@ export interface SerialState {
   fcr: number;
   /** Received bytes the guest can read. */
   rx: number[];
-  /** Received bytes that wait for room in the FIFO. */
+  /** Received bytes that wait for room in the FIFO, and, from a patient sender, for software that listens. */
   backlog: number[];
+  /** Reads of LSR since something was sent, up to LISTENING_POLLS. */
+  polls: number;
   /** Transmitter-empty interrupt waiting to be read from IIR. */
   txInterrupt: boolean;
   /** Receive time-out has struck. */
@@ -55,6 +60,7 @@ const newState = (): SerialState => ({
   fcr: 0,
   rx: [],
   backlog: [],
+  polls: 0,
   txInterrupt: false,
   timeout: false,
 });
@@ -66,12 +72,14 @@ export class Serial8250 implements Stateful<SerialState>, Registers {
    * @param owner name of this chip in the clock's event queue
    * @param irq INTRPT pin, gated by OUT2 as on PC boards
    * @param output takes each byte sent
+   * @param patient whoever sends to this port waits for software that listens
    */
   constructor(
     private readonly clock: VirtualClock,
     private readonly owner: string,
     private readonly irq: Line,
     private readonly output: (byte: number) => void,
+    private readonly patient = false,
   ) {
     clock.register(owner, this);
   }
@@ -118,6 +126,10 @@ export class Serial8250 implements Stateful<SerialState>, Registers {
       case 5: {
         const value = s.lsr | (s.rx.length > 0 ? Lsr.DATA : 0);
         s.lsr &= ~(Lsr.OVERRUN | Lsr.BREAK);
+        if (s.polls < LISTENING_POLLS) {
+          s.polls++;
+          if (s.polls === LISTENING_POLLS) this.fill();
+        }
         this.update();
         return value;
       }
@@ -143,7 +155,7 @@ export class Serial8250 implements Stateful<SerialState>, Registers {
           // Enabling the transmitter interrupt while the register is empty raises it (data sheet 8.6.1).
           if (value & ~s.ier & Ier.TX && s.lsr & Lsr.THRE) s.txInterrupt = true;
           s.ier = value & 0xf;
-          this.update();
+          this.fill();
         }
         return;
       case 2:
@@ -171,6 +183,12 @@ export class Serial8250 implements Stateful<SerialState>, Registers {
     return (this.state.fcr & Fcr.ENABLE) !== 0;
   }
 
+  /** Software takes what comes in: by interrupt, or by asking again and again. */
+  private get listening(): boolean {
+    if (!this.patient) return true;
+    return (this.state.ier & Ier.RX) !== 0 || this.state.polls >= LISTENING_POLLS;
+  }
+
   private get capacity(): number {
     return this.fifo ? FIFO_SIZE : 1;
   }
@@ -184,7 +202,7 @@ export class Serial8250 implements Stateful<SerialState>, Registers {
     const s = this.state;
     if (s.mcr & Mcr.LOOP) return;
     let moved = false;
-    while (s.backlog.length > 0 && s.rx.length < this.capacity) {
+    while (this.listening && s.backlog.length > 0 && s.rx.length < this.capacity) {
       s.rx.push(s.backlog.shift() as number);
       moved = true;
     }
@@ -223,6 +241,7 @@ export class Serial8250 implements Stateful<SerialState>, Registers {
       else if (s.rx.length < this.capacity) s.rx.push(byte);
       this.startTimeout();
     } else {
+      s.polls = 0;
       this.output(byte);
     }
     s.txInterrupt = true;
@@ -233,6 +252,7 @@ export class Serial8250 implements Stateful<SerialState>, Registers {
     const s = this.state;
     // A change of the enable bit empties both FIFOs.
     if ((value ^ s.fcr) & Fcr.ENABLE || value & Fcr.CLEAR_RX) {
+      if (this.patient && !(s.mcr & Mcr.LOOP)) s.backlog.unshift(...s.rx);
       s.rx = [];
       s.timeout = false;
       this.clock.cancel(this.owner, "timeout");

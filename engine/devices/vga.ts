@@ -1,7 +1,7 @@
 /**
- * The registers of a VGA adapter in 80x25 colour text mode (IBM VGA technical reference): enough that software which sets
- * up or pokes the adapter reads back what it wrote, and which waits for retrace sees it come. The text itself is plain
- * memory at 0xb8000, which the board maps.
+ * The registers of a VGA adapter, in 80x25 colour text mode at first (IBM VGA technical reference). Software that sets up or
+ * pokes the adapter reads back what it wrote, and software that waits for retrace sees it come. What is behind the display
+ * window is vga-memory.ts's where the board has one, else plain memory at 0xb8000.
  */
 import type { VirtualClock } from "../clock";
 import type { Registers, Stateful } from "./chip";
@@ -23,6 +23,21 @@ const ATTRIBUTE_MODE3 = [
 ];
 const SEQUENCER_MODE3 = [0x03, 0x00, 0x03, 0x00, 0x02];
 const GRAPHICS_MODE3 = [0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x0e, 0x0f, 0xff];
+
+/** Registers by which the processor's way to display memory is set. */
+export const VgaReg = {
+  MAP_MASK: 2,
+  MEMORY_MODE: 4,
+  SET_RESET: 0,
+  ENABLE_SET_RESET: 1,
+  COLOUR_COMPARE: 2,
+  DATA_ROTATE: 3,
+  READ_MAP: 4,
+  MODE: 5,
+  MISCELLANEOUS: 6,
+  COLOUR_DONT_CARE: 7,
+  BIT_MASK: 8,
+} as const;
 
 /** 70 frames of 449 lines a second. */
 const LINE_NS = 31_778;
@@ -81,7 +96,11 @@ export class Vga implements Stateful<VgaState>, Registers {
   static readonly PORTS = 0x30;
   state: VgaState = newState();
 
-  constructor(private readonly clock: VirtualClock) {}
+  /** @param modeChanged a register was written that decides how the processor reaches display memory */
+  constructor(
+    private readonly clock: VirtualClock,
+    private readonly modeChanged: () => void = () => {},
+  ) {}
 
   reset(): void {
     this.state = newState();
@@ -150,12 +169,14 @@ export class Vga implements Stateful<VgaState>, Registers {
         break;
       case 0x3c2:
         s.miscellaneous = value;
+        this.modeChanged();
         break;
       case 0x3c4:
         s.sequencerIndex = value;
         break;
       case 0x3c5:
         s.sequencer[s.sequencerIndex] = value;
+        if (s.sequencerIndex === VgaReg.MAP_MASK || s.sequencerIndex === VgaReg.MEMORY_MODE) this.modeChanged();
         break;
       case 0x3c6:
         s.paletteMask = value;
@@ -175,6 +196,7 @@ export class Vga implements Stateful<VgaState>, Registers {
         break;
       case 0x3cf:
         s.graphics[s.graphicsIndex] = value;
+        this.modeChanged();
         break;
       case 0x3d4:
         s.crtcIndex = value;

@@ -7,7 +7,16 @@ import type { Host } from "./host";
 import { KvmModule } from "./module";
 
 export { Errno, errnoName, KvmError } from "./errno";
-export { KvmDevFd, type KvmIrqchipState, type KvmRunOutcome, KvmVcpuFd, KvmVmFd, openDevKvm } from "./fds";
+export {
+  EventFd,
+  KvmDevFd,
+  type KvmIrqchipState,
+  type KvmRunOutcome,
+  KvmStatsFd,
+  KvmVcpuFd,
+  KvmVmFd,
+  openDevKvm,
+} from "./fds";
 export type { Host } from "./host";
 export { HostInterrupts } from "./hostKernel";
 export { KvmModule } from "./module";

@@ -6,8 +6,9 @@ import { KvmError } from "./errno";
 import { Cr4, EferBit, kvmReadCr4, kvmRegRead32, kvmRegWrite32 } from "./kvmCacheRegs";
 import { kvmGetApicBase } from "./lapic";
 import type { KvmModuleBase } from "./moduleBase";
+import { KvmFeature } from "./kvmPara";
 import { type KvmVcpu, VcpuReg } from "./types";
-import { KVM_CPUID_FLAG_SIGNIFCANT_INDEX, type KvmCpuidEntry2 } from "./uapi";
+import { KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_X86_DISABLE_EXITS, type KvmCpuidEntry2, KvmX86Quirk } from "./uapi";
 import { kvmSkipEmulatedInstruction } from "./x86Events";
 
 export const KVM_MAX_CPUID_ENTRIES = 256;
@@ -39,8 +40,23 @@ const KVM_CPU_CAPS: readonly { leaf: number; index: number; reg: CpuidReg; mask:
   { leaf: 0x80000001, index: 0, reg: "edx", mask: 0x2c100800, emulated: 0 },
 ];
 
-/** KVM paravirtual features (KVM_FEATURE_*): clock, no I/O delay, newer clock MSRs, stable clock. */
-const KVM_FEATURES_EAX = (1 << 0) | (1 << 1) | (1 << 3) | (1 << 24);
+/** Paravirtual features KVM offers; userspace chooses from them. */
+const KVM_FEATURES_EAX = [
+  KvmFeature.CLOCKSOURCE,
+  KvmFeature.NOP_IO_DELAY,
+  KvmFeature.CLOCKSOURCE2,
+  KvmFeature.ASYNC_PF,
+  KvmFeature.STEAL_TIME,
+  KvmFeature.PV_EOI,
+  KvmFeature.PV_UNHALT,
+  KvmFeature.PV_TLB_FLUSH,
+  KvmFeature.ASYNC_PF_VMEXIT,
+  KvmFeature.PV_SEND_IPI,
+  KvmFeature.POLL_CONTROL,
+  KvmFeature.PV_SCHED_YIELD,
+  KvmFeature.ASYNC_PF_INT,
+  KvmFeature.CLOCKSOURCE_STABLE_BIT,
+].reduce<number>((word, bit) => (word | (1 << bit)) >>> 0, 0);
 
 /** KVM_GET_SUPPORTED_CPUID */
 export function kvmDevIoctlGetCpuid(module: KvmModuleBase): KvmCpuidEntry2[] {
@@ -103,6 +119,16 @@ export function kvmDevIoctlGetCpuid(module: KvmModuleBase): KvmCpuidEntry2[] {
   return entries;
 }
 
+/** KVM_GET_EMULATED_CPUID: MOVBE and RDPID are in the instruction emulator. */
+export function kvmDevIoctlGetEmulatedCpuid(): KvmCpuidEntry2[] {
+  const none = { index: 0, flags: 0, eax: 0, ebx: 0, ecx: 0, edx: 0 };
+  return [
+    { ...none, function: 0, eax: 7 },
+    { ...none, function: 1, ecx: 1 << 22 },
+    { ...none, function: 7, flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX, ecx: 1 << 22 },
+  ];
+}
+
 /** kvm_find_cpuid_entry_index */
 export const kvmFindCpuidEntry = (vcpu: KvmVcpu, leaf: number, index: number): KvmCpuidEntry2 | undefined =>
   cpuidEntry2Find(vcpu.arch.cpuidEntries, leaf, index);
@@ -120,6 +146,16 @@ function cpuidEntry2Find(entries: readonly KvmCpuidEntry2[], leaf: number, index
 export function guestCpuidHas(vcpu: KvmVcpu, leaf: number, index: number, reg: CpuidReg, bit: number): boolean {
   const entry = kvmFindCpuidEntry(vcpu, leaf, index);
   return entry !== undefined && ((entry[reg] >>> bit) & 1) !== 0;
+}
+
+/** guest_pv_has: every feature, unless userspace wants the guest held to its CPUID (KVM_CAP_ENFORCE_PV_FEATURE_CPUID). */
+export const guestPvHas = (vcpu: KvmVcpu, feature: number): boolean =>
+  !vcpu.arch.pvEnforce || ((vcpu.arch.pvFeatures >>> feature) & 1) !== 0;
+
+/** kvm_update_pv_runtime */
+export function kvmUpdatePvRuntime(vcpu: KvmVcpu): void {
+  const entry = kvmFindCpuidEntry(vcpu, KVM_CPUID_FEATURES, 0);
+  vcpu.arch.pvFeatures = entry ? entry.eax >>> 0 : 0;
 }
 
 /** KVM_SET_CPUID2. @throws KvmError E2BIG, EINVAL, and EINVAL once the vCPU has run with another table */
@@ -163,8 +199,13 @@ function updateCpuidRuntime(vcpu: KvmVcpu, entries: readonly KvmCpuidEntry2[]): 
   if (one) {
     if ((one.ecx >>> 26) & 1) setBit(one, "ecx", 27, (kvmReadCr4(vcpu) & Cr4.OSXSAVE) !== 0n);
     setBit(one, "edx", 9, (kvmGetApicBase(vcpu) & (1n << 11n)) !== 0n);
-    setBit(one, "ecx", 3, (one.ecx & 8) !== 0 && (vcpu.arch.ia32MiscEnable & (1n << 18n)) !== 0n);
+    if (vcpu.kvm.arch.disabledQuirks & BigInt(KvmX86Quirk.MISC_ENABLE_NO_MWAIT)) {
+      setBit(one, "ecx", 3, (vcpu.arch.ia32MiscEnable & (1n << 18n)) !== 0n);
+    }
   }
+  // A guest that halts without exits cannot be woken by a kick.
+  const pv = cpuidEntry2Find(entries, KVM_CPUID_FEATURES, 0);
+  if (pv && vcpu.kvm.arch.disabledExits & KVM_X86_DISABLE_EXITS.HLT) setBit(pv, "eax", KvmFeature.PV_UNHALT, false);
   const seven = cpuidEntry2Find(entries, 7, 0);
   if (seven && (seven.ecx >>> 3) & 1) setBit(seven, "ecx", 4, (kvmReadCr4(vcpu) & Cr4.PKE) !== 0n);
 }
@@ -176,6 +217,7 @@ function kvmVcpuAfterSetCpuid(vcpu: KvmVcpu): void {
   const sizes = extended && extended.eax >= 0x80000008 ? kvmFindCpuidEntry(vcpu, 0x80000008, 0) : undefined;
   arch.maxphyaddr = sizes ? sizes.eax & 0xff : 36;
   arch.cr4GuestRsvdBits = cr4GuestRsvdBits(vcpu);
+  kvmUpdatePvRuntime(vcpu);
   vcpu.module.ops.vcpuAfterSetCpuid(vcpu);
 }
 

@@ -7,6 +7,7 @@ import { PORT_ACCESS_NANOSECONDS } from "../clock";
 import { type EmulateResult, EmulFault, ioNeeded, X86Emulator } from "./emulate";
 import { EmulType } from "./emulateTypes";
 import { KvmError } from "./errno";
+import { completeHypercallExit } from "./hypercall";
 import { KvmBus, kvmIoBusRead, kvmIoBusWrite } from "./ioBus";
 import {
   is64BitMode,
@@ -21,6 +22,7 @@ import { kvmVcpuReadGuest, kvmVcpuWriteGuest } from "./memslots";
 import { Pferr } from "./mmu/fault";
 import { vcpuMatchMmioGpa } from "./mmu/mmu";
 import { gvaToGpa } from "./mmu/pagingTmpl";
+import { completeFastRdmsr, completeFastWrmsr } from "./msrFilter";
 import { type KvmVcpu, PAGE_SIZE, VcpuReg } from "./types";
 import {
   KVM_EXIT_IO_IN,
@@ -333,6 +335,9 @@ const COMPLETIONS: Readonly<Record<string, (vcpu: KvmVcpu) => number>> = {
   completeEmulatedMmio,
   completeFastPioIn,
   completeFastPioOut,
+  completeFastRdmsr,
+  completeFastWrmsr,
+  completeHypercallExit,
 };
 
 /** Calls what the last userspace exit left to be done. @returns 1 to enter the guest, otherwise vcpu_run's result */
@@ -395,7 +400,8 @@ export function x86EmulateInstruction(vcpu: KvmVcpu, cr2OrGpa: bigint, emulation
       eip: kvmRipRead(vcpu),
       memRead: { data: new Uint8Array(0), pos: 0, end: 0 },
       ioRead: { data: new Uint8Array(0), pos: 0, end: 0 },
-      gpaAvailable: (emulationType & EmulType.PF) !== 0,
+      // Under shadow paging the faulting address is a linear one.
+      gpaAvailable: (emulationType & EmulType.PF) !== 0 && vcpu.module.features.ept,
       gpaVal: emulationType & EmulType.PF ? Number(cr2OrGpa) : 0,
       cr2: cr2OrGpa,
       emulationType,

@@ -13,6 +13,8 @@ export interface Host {
   readonly memory: PhysicalMemory;
   readonly clock: VirtualClock;
   readonly trace: Tracer;
+  /** Wall-clock time (ns since 1970) at virtual time 0; 0 when absent. */
+  readonly realtimeOffset?: number;
   /** Takes `pages` consecutive free 4-KiB frames of host memory, zeroed; returns the physical address. @throws when out */
   allocatePages(pages: number): number;
   freePages(pa: number, pages: number): void;

@@ -49,6 +49,12 @@ export class KvmPit {
     }
   }
 
+  /** kvm_pit_load_count after KVM_SET_PIT2: counter 0's next edge follows from the new state. */
+  setState(state: PitState): void {
+    this.chip.state = state;
+    this.chip.onClockEvent("out0", 0);
+  }
+
   get state(): PitState {
     return this.chip.state;
   }

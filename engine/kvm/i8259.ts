@@ -2,9 +2,11 @@
 import type { Registers } from "../devices/chip";
 import { I8259, type PicState } from "../devices/i8259";
 import { KvmBus, type KvmIoDevice, kvmIoBusRegisterDev } from "./ioBus";
+import { kvmNotifyAckedIrq } from "./irqComm";
 import { kvmVcpuKick } from "./kvmMain";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import type { Kvm, KvmVcpu } from "./types";
+import { KvmIrqchip } from "./uapi";
 
 /** picdev_read and picdev_write: byte accesses only; others are ignored. */
 class PicDevice implements KvmIoDevice {
@@ -30,7 +32,9 @@ export class KvmPic {
   readonly chip: I8259;
 
   constructor(private readonly kvm: Kvm) {
-    this.chip = new I8259({ set: (level) => picIrqRequest(kvm, level) });
+    this.chip = new I8259({ set: (level) => picIrqRequest(kvm, level) }, (irq) =>
+      kvmNotifyAckedIrq(kvm, irq < 8 ? KvmIrqchip.PIC_MASTER : KvmIrqchip.PIC_SLAVE, irq & 7),
+    );
     const devices: readonly [string, number, Registers][] = [
       ["pic-master", 0x20, this.chip.masterPorts],
       ["pic-slave", 0xa0, this.chip.slavePorts],

@@ -6,11 +6,11 @@ import { TraceKind } from "../trace";
 import { KvmError } from "./errno";
 import type { Kvm, KvmVcpu } from "./types";
 
-export const KvmBus = { PIO: 0, MMIO: 1, FAST_MMIO: 2 } as const;
+export const KvmBus = { MMIO: 0, PIO: 1, VIRTIO_CCW_NOTIFY: 2, FAST_MMIO: 3 } as const;
 export type KvmBus = (typeof KvmBus)[keyof typeof KvmBus];
-const BUS_NAMES = ["pio", "mmio", "fast-mmio"] as const;
+const BUS_NAMES = ["mmio", "pio", "virtio-ccw-notify", "fast-mmio"] as const;
 
-/** Largest number of devices on one bus (NR_IOBUS_DEVS). */
+/** Largest number of devices on one bus (NR_IOBUS_DEVS), ioeventfds apart. */
 const NR_IOBUS_DEVS = 1000;
 
 /** struct kvm_io_device. Both answer false (-EOPNOTSUPP) when the device does not want this access. */
@@ -24,20 +24,42 @@ interface KvmIoRange {
   readonly addr: number;
   readonly len: number;
   readonly dev: KvmIoDevice;
+  readonly ioeventfd: boolean;
 }
 
 /** The buses of a VM: wiring, no state of its own. */
 export class KvmIoBuses {
-  readonly ranges: readonly [KvmIoRange[], KvmIoRange[], KvmIoRange[]] = [[], [], []];
+  readonly ranges: readonly [KvmIoRange[], KvmIoRange[], KvmIoRange[], KvmIoRange[]] = [[], [], [], []];
 }
 
-/** @throws KvmError ENOSPC when the bus is full */
-export function kvmIoBusRegisterDev(kvm: Kvm, bus: KvmBus, addr: number, len: number, dev: KvmIoDevice): void {
+/** kvm_io_bus_register_dev. @throws KvmError ENOSPC when the bus is full */
+export function kvmIoBusRegisterDev(
+  kvm: Kvm,
+  bus: KvmBus,
+  addr: number,
+  len: number,
+  dev: KvmIoDevice,
+  ioeventfd = false,
+): void {
   const ranges = kvm.buses.ranges[bus];
-  if (ranges.length >= NR_IOBUS_DEVS) throw new KvmError("ENOSPC", "kvm_io_bus_register_dev", "the bus is full");
-  ranges.push({ addr, len, dev });
+  const devices = ranges.reduce((n, range) => n + (range.ioeventfd ? 0 : 1), 0);
+  if (devices >= NR_IOBUS_DEVS) throw new KvmError("ENOSPC", "kvm_io_bus_register_dev", "the bus is full");
+  ranges.push({ addr, len, dev, ioeventfd });
   ranges.sort((a, b) => a.addr - b.addr || a.len - b.len);
 }
+
+/** kvm_io_bus_unregister_dev */
+export function kvmIoBusUnregisterDev(kvm: Kvm, bus: KvmBus, dev: KvmIoDevice): void {
+  const ranges = kvm.buses.ranges[bus];
+  const at = ranges.findIndex((range) => range.dev === dev);
+  if (at >= 0) ranges.splice(at, 1);
+}
+
+export const kvmIoBusDevices = (kvm: Kvm, bus: KvmBus): KvmIoDevice[] => kvm.buses.ranges[bus].map((range) => range.dev);
+
+/** kvm_io_bus_cmp: a range without length takes accesses of any length at its address. */
+const covers = (range: KvmIoRange, addr: number, length: number): boolean =>
+  range.len === 0 ? addr === range.addr : addr + length <= range.addr + range.len;
 
 const numberOf = (data: Uint8Array): bigint => {
   let value = 0n;
@@ -77,7 +99,7 @@ function traceDevice(
 export function kvmIoBusWrite(kvm: Kvm, vcpu: KvmVcpu | null, bus: KvmBus, addr: number, data: Uint8Array): boolean {
   for (const range of kvm.buses.ranges[bus]) {
     if (range.addr > addr) break;
-    if (addr + data.length > range.addr + range.len) continue;
+    if (!covers(range, addr, data.length)) continue;
     traceDevice(kvm, vcpu, bus, range, addr, true, data);
     if (range.dev.write(vcpu, addr, data)) return true;
   }
@@ -88,7 +110,7 @@ export function kvmIoBusWrite(kvm: Kvm, vcpu: KvmVcpu | null, bus: KvmBus, addr:
 export function kvmIoBusRead(kvm: Kvm, vcpu: KvmVcpu | null, bus: KvmBus, addr: number, data: Uint8Array): boolean {
   for (const range of kvm.buses.ranges[bus]) {
     if (range.addr > addr) break;
-    if (addr + data.length > range.addr + range.len) continue;
+    if (!covers(range, addr, data.length)) continue;
     traceDevice(kvm, vcpu, bus, range, addr, false, data);
     if (range.dev.read(vcpu, addr, data)) return true;
   }

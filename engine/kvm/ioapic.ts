@@ -1,8 +1,9 @@
 /** The I/O APIC in the kernel (arch/x86/kvm/ioapic.c) over devices/io-apic. */
 import { IO_APIC_BASE, IoApic, type IoApicState } from "../devices/io-apic";
 import { KvmBus, type KvmIoDevice, kvmIoBusRegisterDev } from "./ioBus";
-import { kvmApicBus } from "./irqComm";
+import { kvmApicBus, kvmNotifyAckedIrq } from "./irqComm";
 import type { Kvm, KvmVcpu } from "./types";
+import { KvmIrqchip } from "./uapi";
 
 export const IOAPIC_DEFAULT_BASE_ADDRESS = IO_APIC_BASE;
 const IOAPIC_MEM_LENGTH = 0x100;
@@ -13,7 +14,7 @@ export class KvmIoapic implements KvmIoDevice {
   readonly name = "ioapic";
   readonly chip: IoApic;
 
-  constructor(kvm: Kvm) {
+  constructor(private readonly kvm: Kvm) {
     this.chip = new IoApic(kvmApicBus(kvm), IOAPIC_VERSION_ID, () => kvm.vpic?.readIrq() ?? 0xff);
     kvmIoBusRegisterDev(kvm, KvmBus.MMIO, IOAPIC_DEFAULT_BASE_ADDRESS, IOAPIC_MEM_LENGTH, this);
   }
@@ -42,8 +43,11 @@ export class KvmIoapic implements KvmIoDevice {
     return this.chip.setLine(pin, level) ? 1 : 0;
   }
 
-  /** kvm_ioapic_update_eoi */
+  /** kvm_ioapic_update_eoi: who wants to know of the acknowledgement may lower the line before it is looked at again. */
   updateEoi(vector: number): void {
+    for (const [pin, low] of this.state.low.entries()) {
+      if ((low & 0xff) === vector) kvmNotifyAckedIrq(this.kvm, KvmIrqchip.IOAPIC, pin);
+    }
     this.chip.eoi(vector);
   }
 

@@ -28,6 +28,34 @@ export function defaultRouting(): KvmIrqRoutingEntry[] {
   return routes;
 }
 
+/** kvm_request_irq_source_id: userspace, the resamplers, and the PIT drive GSIs of their own. */
+export const KVM_IRQFD_RESAMPLE_IRQ_SOURCE_ID = 1;
+
+/** struct kvm_irq_ack_notifier. */
+export interface KvmIrqAckNotifier {
+  readonly gsi: number;
+  readonly owner: string;
+  irqAcked(): void;
+}
+
+export function kvmRegisterIrqAckNotifier(kvm: Kvm, notifier: KvmIrqAckNotifier): void {
+  kvm.irqAckNotifiers.push(notifier);
+}
+
+export function kvmUnregisterIrqAckNotifier(kvm: Kvm, gsi: number, owner: string): void {
+  const at = kvm.irqAckNotifiers.findIndex((n) => n.gsi === gsi && n.owner === owner);
+  if (at >= 0) kvm.irqAckNotifiers.splice(at, 1);
+}
+
+/** kvm_notify_acked_irq: the guest acknowledged the interrupt of a chip's pin. */
+export function kvmNotifyAckedIrq(kvm: Kvm, irqchip: number, pin: number): void {
+  if (kvm.irqAckNotifiers.length === 0) return;
+  for (const route of kvm.arch.irqRoutes) {
+    if (route.type !== KvmIrqRouting.IRQCHIP || route.irqchip !== irqchip || route.pin !== pin) continue;
+    for (const notifier of [...kvm.irqAckNotifiers]) if (notifier.gsi === route.gsi) notifier.irqAcked();
+  }
+}
+
 /** KVM_SET_GSI_ROUTING: replaces the whole table. @throws KvmError EINVAL */
 export function kvmSetIrqRouting(kvm: Kvm, entries: readonly KvmIrqRoutingEntry[]): void {
   const fail = (why: string): never => {

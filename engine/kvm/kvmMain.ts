@@ -2,7 +2,10 @@
  * The architecture-independent part (virt/kvm/kvm_main.c): creating virtual machines and vCPUs, loading and scheduling a
  * vCPU's thread, kicks, and blocking with halt polling.
  */
+import { newCoalescedMmioRing } from "./coalescedMmio";
+import { kvmDirtyRingAlloc } from "./dirtyRing";
 import { Errno, KvmError } from "./errno";
+import { kvmIrqfdRelease } from "./eventfd";
 import { HostVector } from "./hostKernel";
 import { KvmPit } from "./i8254";
 import { KvmPic } from "./i8259";
@@ -13,6 +16,7 @@ import { defaultRouting } from "./irqComm";
 import { newMemslotSets } from "./memslots";
 import { kvmMmuUnload } from "./mmu/mmu";
 import { hardwareDisableAll, hardwareEnableAll, type KvmModuleBase } from "./moduleBase";
+import { HOST_TSC_KHZ } from "./pvclock";
 import { KvmReq, kvmCheckRequest } from "./requests";
 import { newKvmVmStat } from "./stats";
 import { KVM_MAX_VCPU_IDS, KVM_MAX_VCPUS, Kvm, type KvmState, KvmVcpu, VcpuMode } from "./types";
@@ -34,10 +38,16 @@ import {
 const newKvmState = (tscKhz: number, now: number): KvmState => ({
   memslots: newMemslotSets(),
   createdVcpus: 0,
+  manualDirtyLogProtect: 0,
+  dirtyRingSize: 0,
+  maxHaltPollNs: -1,
+  vmDead: false,
+  coalescedMmioRing: newCoalescedMmioRing(),
   stat: newKvmVmStat(),
   arch: {
     irqchipMode: "none",
     tssAddr: 0,
+    identityMapReady: false,
     identityMapAddr: 0xfffbc000,
     apicAccessMemslotEnabled: false,
     apicAccessPage: -1,
@@ -52,6 +62,27 @@ const newKvmState = (tscKhz: number, now: number): KvmState => ({
     maxVcpuIds: 0,
     kvmclockOffset: -now,
     tscKhz,
+    tsc: {
+      lastNsec: 0,
+      lastWrite: 0n,
+      lastOffset: 0n,
+      lastKhz: 0,
+      curNsec: 0,
+      curWrite: 0n,
+      curOffset: 0n,
+      curGeneration: 0,
+      nrVcpusMatched: 0,
+    },
+    useMasterClock: false,
+    masterKernelNs: 0,
+    masterCycleNow: 0n,
+    bootVcpuRunsOldKvmclock: false,
+    userSpaceMsrMask: 0,
+    msrFilter: null,
+    hypercallExitEnabled: 0n,
+    nrReservedIoapicPins: 0,
+    disableNxHugePages: false,
+    nMaxMmuPages: 0,
     mmu: { pages: new Map(), roots: [], validGen: 0, invalidateSeq: 0 },
     irqStates: {},
     irqRoutes: [],
@@ -64,7 +95,7 @@ export function kvmCreateVm(module: KvmModuleBase, type: number): Kvm {
   if (type !== 0)
     throw new KvmError("EINVAL", "KVM_CREATE_VM", `machine type ${type}: only KVM_X86_DEFAULT_VM (0) exists`);
   hardwareEnableAll(module);
-  const kvm = new Kvm(module, module.vmList.length, newKvmState(1_000_000, module.host.clock.now), new KvmIoBuses());
+  const kvm = new Kvm(module, module.vmList.length, newKvmState(HOST_TSC_KHZ, module.host.clock.now), new KvmIoBuses());
   module.ops.vmInit(kvm);
   module.vmList.push(kvm);
   return kvm;
@@ -74,6 +105,7 @@ export function kvmCreateVm(module: KvmModuleBase, type: number): Kvm {
 export function kvmDestroyVm(kvm: Kvm): void {
   const at = kvm.module.vmList.indexOf(kvm);
   if (at < 0) return;
+  kvmIrqfdRelease(kvm);
   for (const vcpu of kvm.vcpus) {
     kvmMmuUnload(vcpu);
     kvm.module.ops.vcpuFree(vcpu);
@@ -98,6 +130,7 @@ export function kvmVmIoctlCreateVcpu(kvm: Kvm, id: number): KvmVcpu {
   const idx = kvm.state.createdVcpus++;
   const cpu = idx % kvm.module.host.processors.length;
   const vcpu = new KvmVcpu(kvm, newVcpuState(id, idx, cpu));
+  vcpu.state.dirtyRing = kvmDirtyRingAlloc(kvm);
   kvmArchVcpuCreate(vcpu);
   kvm.vcpus.push(vcpu);
   vcpuLoad(vcpu);
@@ -202,6 +235,13 @@ export function kvmVcpuBlock(vcpu: KvmVcpu): number {
   return 0;
 }
 
+/** kvm_vcpu_max_halt_poll_ns: what KVM_CAP_HALT_POLL set for this VM, otherwise the module's. */
+const kvmVcpuMaxHaltPollNs = (vcpu: KvmVcpu): number =>
+  vcpu.kvm.state.maxHaltPollNs >= 0 ? vcpu.kvm.state.maxHaltPollNs : vcpu.module.params.halt_poll_ns;
+
+/** kvm_arch_no_poll: the guest polls itself (MSR_KVM_POLL_CONTROL). */
+const kvmArchNoPoll = (vcpu: KvmVcpu): boolean => (vcpu.arch.pollControl & 1n) === 0n;
+
 /**
  * kvm_vcpu_halt: polls for a while, then blocks. Polling passes no virtual time here: once the vCPU goes on, the length of
  * the halt tells whether polling would have caught its end, and the statistics and the window follow from that.
@@ -209,7 +249,7 @@ export function kvmVcpuBlock(vcpu: KvmVcpu): number {
 export function kvmVcpuHalt(vcpu: KvmVcpu): number {
   const { stat, module } = vcpu;
   const { clock } = module.host;
-  const window = Math.min(vcpu.state.haltPollNs, module.params.halt_poll_ns);
+  const window = kvmArchNoPoll(vcpu) ? 0 : Math.min(vcpu.state.haltPollNs, kvmVcpuMaxHaltPollNs(vcpu));
   if (vcpu.state.suspended === null) {
     vcpu.state.haltStart = clock.now;
     if (window > 0) stat.halt_attempted_poll++;
@@ -231,12 +271,13 @@ export function kvmVcpuHalt(vcpu: KvmVcpu): number {
 
 /** grow_halt_poll_ns and shrink_halt_poll_ns, by how long the halt was. */
 function adjustHaltPoll(vcpu: KvmVcpu, haltNs: number, polled: boolean): void {
-  const { halt_poll_ns, halt_poll_ns_grow, halt_poll_ns_grow_start, halt_poll_ns_shrink } = vcpu.module.params;
+  const { halt_poll_ns_grow, halt_poll_ns_grow_start, halt_poll_ns_shrink } = vcpu.module.params;
+  const halt_poll_ns = kvmVcpuMaxHaltPollNs(vcpu);
   if (halt_poll_ns === 0) {
     vcpu.state.haltPollNs = 0;
     return;
   }
-  if (polled) return;
+  if (polled || kvmArchNoPoll(vcpu)) return;
   const { haltPollNs } = vcpu.state;
   if (haltPollNs > 0 && haltNs > halt_poll_ns) {
     vcpu.state.haltPollNs = halt_poll_ns_shrink === 0 ? 0 : Math.floor(haltPollNs / halt_poll_ns_shrink);

@@ -9,11 +9,16 @@ import { ApicReg, LocalApic, type LocalApicState, Lvt } from "../devices/local-a
 import { TraceKind } from "../trace";
 import { guestCpuidHas } from "./cpuid";
 import { kvmApicBus } from "./irqComm";
+import { kvmRipRead } from "./kvmCacheRegs";
 import { kvmVcpuKick } from "./kvmMain";
+import { gpaToHpa, kvmReadGuest, kvmWriteGuest } from "./memslots";
+import { hostTscOfGuestTsc } from "./pvclock";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import type { KvmVcpu } from "./types";
 import { KvmMpState } from "./uapi";
 import { kvmInjectNmi } from "./x86Events";
+import { vmxDeliverPostedInterrupt } from "./vmx/apicv";
+import { kvmVcpuApicvActive } from "./vmx/apicvState";
 import { kvmVcpuDeliverSipiVector, kvmVcpuReset } from "./x86Vcpu";
 
 const APIC_BASE_MSR = 0x1b;
@@ -25,6 +30,9 @@ const BASE_ENABLE = 1n << 11n;
 /** Bits of pending_events. */
 const KVM_APIC_INIT = 1;
 const KVM_APIC_SIPI = 2;
+
+/** Name of a vCPU's local APIC in the clock's event queue. */
+export const kvmClockOwner = (vcpu: KvmVcpu): string => `kvm${vcpu.kvm.id}.lapic${vcpu.state.vcpuId}`;
 
 export class KvmLapic {
   readonly chip: LocalApic;
@@ -38,12 +46,14 @@ export class KvmLapic {
       // kvm_apic_set_version: KVM's I/O APIC is an 82093AA, which has no EOI register.
       suppressesEoi: false,
       tscDeadline: true,
+      minimumPeriod: module.params.min_timer_period_us * 1000,
       physicalBits: module.host.processors[0].model.physicalBits,
       clock: module.host.clock,
-      owner: `kvm${kvm.id}.lapic${vcpu.state.vcpuId}`,
+      owner: kvmClockOwner(vcpu),
       bus: kvmApicBus(kvm),
       core: {
         attention: () => {
+          if (vmxDeliverPostedInterrupt(vcpu)) return;
           kvmMakeRequest(KvmReq.EVENT, vcpu);
           kvmVcpuKick(vcpu);
         },
@@ -62,11 +72,14 @@ export class KvmLapic {
 
   /** Virtual time (ns) at which the guest's TSC reaches `tsc`. */
   private timeOfTsc(tsc: bigint): number {
-    const { host } = this.vcpu.module;
+    const { host, params } = this.vcpu.module;
     const cpu = host.processors[this.vcpu.state.thread.cpu];
-    const hostTsc = BigInt.asIntN(64, tsc - this.vcpu.arch.tscOffset - cpu.state.u64(Off.TSC_BASE));
+    const hostTsc = BigInt.asIntN(64, hostTscOfGuestTsc(this.vcpu, tsc) - cpu.state.u64(Off.TSC_BASE));
     const limit = 1n << 53n;
-    return hostTsc <= 0n ? 0 : Number(hostTsc < limit ? hostTsc : limit);
+    const at = hostTsc <= 0n ? 0 : Number(hostTsc < limit ? hostTsc : limit);
+    // The timer may fire early; the entry then waits for the rest (kvm_wait_lapic_expire).
+    this.vcpu.arch.expiredTscDeadline = tsc;
+    return Math.max(0, at - Math.max(0, params.lapic_timer_advance_ns));
   }
 
   private signal(event: "nmi" | "init" | "sipi" | "smi", vector: number): void {
@@ -127,6 +140,7 @@ export class KvmLapic {
   mmioRead(addr: number, data: Uint8Array): boolean {
     if (!this.inRange(addr)) return false;
     this.trace(addr, false, data);
+    this.reportTprAccess(addr, false);
     const offset = addr % LAPIC_MMIO_LENGTH;
     let value = this.chip.read(offset, 4);
     for (let i = 0; i < data.length; i++) {
@@ -140,11 +154,20 @@ export class KvmLapic {
   mmioWrite(addr: number, data: Uint8Array): boolean {
     if (!this.inRange(addr)) return false;
     this.trace(addr, true, data);
+    this.reportTprAccess(addr, true);
     const offset = addr % LAPIC_MMIO_LENGTH;
     if (data.length !== 4 || offset & 0xf) return true;
     const value = (data[0] | (data[1] << 8) | (data[2] << 16) | (data[3] << 24)) >>> 0;
     this.chip.write(offset, 4, value);
     return true;
+  }
+
+  /** __report_tpr_access: userspace may patch the instruction (KVM_TPR_ACCESS_REPORTING). */
+  private reportTprAccess(addr: number, write: boolean): void {
+    const { vcpu } = this;
+    if (!vcpu.arch.tprAccessReporting || (addr & 0xff0) !== ApicReg.TPR) return;
+    vcpu.arch.tprAccess = { rip: kvmRipRead(vcpu), write };
+    kvmMakeRequest(KvmReq.REPORT_TPR_ACCESS, vcpu);
   }
 
   private trace(addr: number, write: boolean, data: Uint8Array): void {
@@ -177,12 +200,25 @@ export class KvmLapic {
 
 const registerNames = new Map<number, string>(Object.entries(ApicReg).map(([name, offset]) => [offset, name]));
 
+/** kvm_wait_lapic_expire: an interrupt of a timer that fired early goes in at its own time. */
+export function kvmWaitLapicExpire(vcpu: KvmVcpu): void {
+  const { arch, apic } = vcpu;
+  if (arch.expiredTscDeadline === 0n || !apic || apic.state.tscDeadline !== 0n) return;
+  const { host } = vcpu.module;
+  const cpu = host.processors[vcpu.state.thread.cpu];
+  const due = Number(BigInt.asIntN(64, hostTscOfGuestTsc(vcpu, arch.expiredTscDeadline) - cpu.state.u64(Off.TSC_BASE)));
+  arch.expiredTscDeadline = 0n;
+  if (due > host.clock.now) host.clock.pass(due - host.clock.now);
+}
+
 /** kvm_lapic_reset at INIT and power-up. */
 export function kvmLapicReset(vcpu: KvmVcpu, initEvent: boolean): void {
   if (!vcpu.apic) return;
   if (initEvent) vcpu.apic.chip.initReset();
   else vcpu.apic.chip.reset();
   vcpu.arch.apicPendingEvents = 0;
+  vcpu.arch.pvEoiPending = false;
+  vcpu.arch.pvEoiMsr = 0n;
 }
 
 export const kvmLapicEnabled = (vcpu: KvmVcpu): boolean => vcpu.apic?.chip.enabled ?? false;
@@ -280,6 +316,53 @@ export function kvmApicSetState(vcpu: KvmVcpu, page: Uint8Array): boolean {
   chip.write(ApicReg.INITIAL_COUNT, 4, initial);
   kvmMakeRequest(KvmReq.EVENT, vcpu);
   return true;
+}
+
+// --- paravirtual EOI (Documentation/virt/kvm/x86/msr.rst, MSR_KVM_PV_EOI_EN) ---------------------------------------------
+
+const KVM_PV_EOI_ENABLED = 1;
+
+/** kvm_lapic_set_pv_eoi. @returns false where #GP is due */
+export function kvmLapicSetPvEoi(vcpu: KvmVcpu, data: bigint): boolean {
+  const address = data & ~1n;
+  if (address & 3n) return false;
+  if (data & 1n && gpaToHpa(vcpu.kvm, Number(address)) < 0) return false;
+  vcpu.arch.pvEoiMsr = data;
+  return true;
+}
+
+const pvEoiAddress = (vcpu: KvmVcpu): number => Number(vcpu.arch.pvEoiMsr & ~1n);
+
+/** kvm_ioapic_handles_vector: the I/O APIC waits for this vector's EOI. */
+function kvmIoapicHandlesVector(vcpu: KvmVcpu, vector: number): boolean {
+  const { apic, kvm } = vcpu;
+  if (apic && (apic.state.registers[(ApicReg.TMR >> 4) + (vector >> 5)] >>> (vector & 31)) & 1) return true;
+  if (kvm.irqAckNotifiers.length > 0 && kvm.vioapic) return kvm.vioapic.state.low.some((low) => (low & 0xff) === vector);
+  return false;
+}
+
+/** apic_sync_pv_eoi_to_guest: with one interrupt in service and none waiting, the guest need not write EOI. */
+export function kvmLapicSyncToVapic(vcpu: KvmVcpu): void {
+  const { apic, arch } = vcpu;
+  // Where the processor virtualizes EOI there is nothing to save.
+  if (!apic || !(arch.pvEoiMsr & 1n) || kvmVcpuApicvActive(vcpu)) return;
+  const inService = apic.chip.highest(ApicReg.ISR);
+  if (apic.findHighestIrr() >= 0 || inService < 0 || kvmIoapicHandlesVector(vcpu, inService)) return;
+  if (kvmWriteGuest(vcpu.kvm, pvEoiAddress(vcpu), Uint8Array.of(KVM_PV_EOI_ENABLED))) arch.pvEoiPending = true;
+}
+
+/** apic_sync_pv_eoi_from_guest: a cleared byte means that the guest has ended its interrupt. */
+export function kvmLapicSyncFromVapic(vcpu: KvmVcpu): void {
+  const { apic, arch } = vcpu;
+  if (!apic || !arch.pvEoiPending) return;
+  arch.pvEoiPending = false;
+  const flag = new Uint8Array(1);
+  if (!kvmReadGuest(vcpu.kvm, pvEoiAddress(vcpu), flag)) return;
+  if (flag[0] & KVM_PV_EOI_ENABLED) {
+    kvmWriteGuest(vcpu.kvm, pvEoiAddress(vcpu), Uint8Array.of(flag[0] & ~KVM_PV_EOI_ENABLED));
+    return;
+  }
+  apic.setEoi();
 }
 
 /** kvm_x2apic_msr_read and kvm_x2apic_msr_write, and the TSC deadline. */

@@ -4,12 +4,9 @@
  * so that any change makes them stale.
  */
 import { KvmError } from "./errno";
-import {
-  kvmArchFlushShadowMemslot,
-  kvmArchMemslotsUpdated,
-  kvmMmuSlotApplyFlags,
-  kvmMmuSlotResetDirty,
-} from "./mmu/mmu";
+import { kvmDirtyLogManualProtectAndInitSet, kvmSlotDirtyTrackEnabled, kvmUseDirtyBitmap } from "./dirtyLog";
+import { kvmDirtyRingPush } from "./dirtyRing";
+import { kvmArchFlushShadowMemslot, kvmArchMemslotsUpdated, kvmMmuSlotApplyFlags, kvmMmuTrackWrite } from "./mmu/mmu";
 import {
   KVM_ADDRESS_SPACE_NUM,
   KVM_USER_MEM_SLOTS,
@@ -35,8 +32,8 @@ export const newMemslotSets = (): KvmMemslotSets[] =>
   Array.from({ length: KVM_ADDRESS_SPACE_NUM }, (_, asId) => ({
     active: 0,
     sets: [
-      { generation: asId, slots: [] },
-      { generation: asId, slots: [] },
+      { generation: asId, slots: [], byId: new Map() },
+      { generation: asId, slots: [], byId: new Map() },
     ],
   }));
 
@@ -115,17 +112,20 @@ export function kvmWriteGuest(kvm: Kvm, gpa: number, bytes: Uint8Array): boolean
     const start = at % PAGE_SIZE;
     host.memory.u8.set(bytes.subarray(done, done + n), offset + start);
     for (const cpu of host.processors) cpu.code.invalidatePhysical(hpa + start, n);
-    markPageDirtyInSlot(slot, gfn);
+    markPageDirtyInSlot(kvm, slot, gfn);
+    kvmMmuTrackWrite(kvm, at, n);
     done += n;
   }
   return true;
 }
 
-/** mark_page_dirty_in_slot */
-export function markPageDirtyInSlot(slot: KvmMemorySlot | null, gfn: number): void {
-  if (!slot?.dirtyBitmap) return;
+/** mark_page_dirty_in_slot: into the running vCPU's ring, or the slot's bitmap. */
+export function markPageDirtyInSlot(kvm: Kvm, slot: KvmMemorySlot | null, gfn: number): void {
+  if (slot === null || !kvmSlotDirtyTrackEnabled(slot)) return;
   const rel = gfn - slot.baseGfn;
-  slot.dirtyBitmap[rel >> 5] |= 1 << (rel & 31);
+  const vcpu = kvm.state.dirtyRingSize > 0 ? kvm.runningVcpu : null;
+  if (vcpu) kvmDirtyRingPush(vcpu, (slot.asId << 16) | slot.id, rel);
+  else if (slot.dirtyBitmap) slot.dirtyBitmap[rel >> 5] |= 1 << (rel & 31);
 }
 
 export const kvmVcpuReadGuest = (vcpu: KvmVcpu, gpa: number, into: Uint8Array): boolean =>
@@ -169,7 +169,7 @@ export function kvmSetMemoryRegion(kvm: Kvm, mem: KvmUserspaceMemoryRegion, kern
   requireThat(mem.guest_phys_addr + mem.memory_size < 2 ** 64, "EINVAL", "the slot wraps around");
   requireThat(mem.memory_size / PAGE_SIZE <= KVM_MEM_MAX_NR_PAGES, "EINVAL", "too many pages");
   const active = kvmMemslots(kvm, asId);
-  const old = idToMemslot(active.slots, id);
+  const old = active.byId.get(id) ?? null;
   if (mem.memory_size === 0) {
     requireThat(old !== null, "EINVAL", `slot ${id} does not exist, so it cannot be deleted`);
     kvmSetMemslot(kvm, asId, old, null);
@@ -192,7 +192,6 @@ export function kvmSetMemoryRegion(kvm: Kvm, mem: KvmUserspaceMemoryRegion, kern
     requireThat(clash === undefined, "EEXIST", `it overlaps slot ${clash?.id}`);
     requireThat(baseGfn + npages - 1 <= kvmMmuMaxGfn(kvm), "EINVAL", "it ends above the host's physical addresses");
   }
-  const logging = (mem.flags & KvmMemFlag.LOG_DIRTY_PAGES) !== 0;
   kvmSetMemslot(kvm, asId, old, {
     id,
     asId,
@@ -200,29 +199,42 @@ export function kvmSetMemoryRegion(kvm: Kvm, mem: KvmUserspaceMemoryRegion, kern
     npages,
     userspaceAddr: mem.userspace_addr,
     flags: mem.flags,
-    dirtyBitmap: logging ? (old?.dirtyBitmap ?? new Uint32Array(Math.ceil(npages / 32))) : null,
+    dirtyBitmap: mem.flags & KvmMemFlag.LOG_DIRTY_PAGES ? (old?.dirtyBitmap ?? newDirtyBitmap(kvm, npages)) : null,
     gfnWriteTrack: old?.gfnWriteTrack ?? null,
     kernelPage,
   });
 }
 
+/** kvm_alloc_dirty_bitmap: all set when userspace asked for that; none beside a dirty ring. */
+function newDirtyBitmap(kvm: Kvm, npages: number): Uint32Array | null {
+  if (!kvmUseDirtyBitmap(kvm)) return null;
+  const bitmap = new Uint32Array(Math.ceil(npages / 32));
+  if (kvmDirtyLogManualProtectAndInitSet(kvm)) {
+    bitmap.fill(0xffffffff);
+    if (npages & 31) bitmap[bitmap.length - 1] = 2 ** (npages & 31) - 1;
+  }
+  return bitmap;
+}
+
 /** kvm_set_memslot: deleting and moving go through a moment in which the slot is invalid. */
 function kvmSetMemslot(kvm: Kvm, asId: number, old: KvmMemorySlot | null, next: KvmMemorySlot | null): void {
   const moved = old !== null && (next === null || next.baseGfn !== old.baseGfn);
+  let current = old;
   if (moved) {
-    kvmReplaceMemslot(kvm, asId, old, { ...old, flags: old.flags | KVM_MEMSLOT_INVALID });
-    kvmSwapActiveMemslots(kvm, asId);
+    const invalid = { ...old, flags: old.flags | KVM_MEMSLOT_INVALID };
+    kvmActivateMemslot(kvm, asId, old, invalid);
     kvmArchFlushShadowMemslot(kvm, old);
+    current = invalid;
   }
-  kvmReplaceMemslot(kvm, asId, old, next);
-  kvmSwapActiveMemslots(kvm, asId);
+  kvmActivateMemslot(kvm, asId, current, next);
   if (old && next && !moved) kvmMmuSlotApplyFlags(kvm, old, next);
 }
 
-/** id_to_memslot */
-function idToMemslot(slots: readonly KvmMemorySlot[], id: number): KvmMemorySlot | null {
-  for (let i = 0; i < slots.length; i++) if (slots[i].id === id) return slots[i];
-  return null;
+/** kvm_activate_memslot: the change goes into the inactive set, which becomes active, and then into the other one. */
+function kvmActivateMemslot(kvm: Kvm, asId: number, old: KvmMemorySlot | null, next: KvmMemorySlot | null): void {
+  kvmReplaceMemslot(kvm, asId, old, next);
+  kvmSwapActiveMemslots(kvm, asId);
+  kvmReplaceMemslot(kvm, asId, old, next);
 }
 
 /** kvm_check_memslot_overlap: a slot other than `id` with frames of [baseGfn, baseGfn + npages). */
@@ -253,16 +265,18 @@ function firstSlotAt(slots: readonly KvmMemorySlot[], gfn: number): number {
   return low;
 }
 
-/** kvm_replace_memslot: writes the inactive set, which becomes a copy of the active one with one slot exchanged. */
+/** kvm_replace_memslot: exchanges one slot in the inactive set. */
 function kvmReplaceMemslot(kvm: Kvm, asId: number, old: KvmMemorySlot | null, next: KvmMemorySlot | null): void {
   const space = kvm.state.memslots[asId];
-  const slots = space.sets[space.active].slots.slice();
+  const { slots, byId } = space.sets[space.active === 0 ? 1 : 0];
   if (old) {
-    const at = slots.findIndex((s) => s.id === old.id);
-    if (at >= 0) slots.splice(at, 1);
+    slots.splice(firstSlotAt(slots, old.baseGfn), 1);
+    byId.delete(old.id);
   }
-  if (next) slots.splice(firstSlotAt(slots, next.baseGfn), 0, next);
-  space.sets[space.active === 0 ? 1 : 0].slots = slots;
+  if (next) {
+    slots.splice(firstSlotAt(slots, next.baseGfn), 0, next);
+    byId.set(next.id, next);
+  }
 }
 
 /** kvm_swap_active_memslots: the new set is marked as in progress while readers of the old one could still be about. */
@@ -276,22 +290,4 @@ function kvmSwapActiveMemslots(kvm: Kvm, asId: number): void {
   const updated = generation + KVM_ADDRESS_SPACE_NUM;
   kvmArchMemslotsUpdated(kvm, updated);
   next.generation = updated;
-}
-
-/**
- * KVM_GET_DIRTY_LOG: the slot's dirty bits, which are cleared and logged afresh.
- * @throws KvmError EINVAL for a bad slot, ENOENT without logging
- */
-export function kvmVmIoctlGetDirtyLog(kvm: Kvm, slotId: number): Uint32Array {
-  const asId = slotId >>> 16;
-  const id = slotId & 0xffff;
-  if (asId >= KVM_ADDRESS_SPACE_NUM || id >= KVM_USER_MEM_SLOTS) {
-    throw new KvmError("EINVAL", "KVM_GET_DIRTY_LOG", "no such address space or slot id");
-  }
-  const slot = kvmMemslots(kvm, asId).slots.find((s) => s.id === id);
-  if (!slot?.dirtyBitmap) throw new KvmError("ENOENT", "KVM_GET_DIRTY_LOG", `slot ${id} has no dirty log`);
-  const dirty = slot.dirtyBitmap.slice();
-  slot.dirtyBitmap.fill(0);
-  kvmMmuSlotResetDirty(kvm, slot, dirty);
-  return dirty;
 }

@@ -2,13 +2,24 @@
  * Model-specific registers common to both vendors (arch/x86/kvm/x86.c): lists for userspace, kvm_get_msr and kvm_set_msr.
  * A setter answers 0, 1 where #GP is due, or a negative errno.
  */
-import { guestCpuidHas, guestEferBits, kvmUpdateCpuidRuntime } from "./cpuid";
-import { rdtsc } from "./hostKernel";
+import { kvmPvEnableAsyncPf, kvmPvEnableAsyncPfInt } from "./asyncPf";
+import { guestCpuidHas, guestEferBits, guestPvHas, kvmUpdateCpuidRuntime } from "./cpuid";
 import { EferBit, isPaging } from "./kvmCacheRegs";
-import { kvmGetApicBase, kvmLapicReadMsr, kvmLapicWriteMsr, kvmSetApicBase } from "./lapic";
-import { kvmWriteGuest } from "./memslots";
+import { kvmGetApicBase, kvmLapicReadMsr, kvmLapicSetPvEoi, kvmLapicWriteMsr, kvmSetApicBase } from "./lapic";
+import { KvmFeature } from "./kvmPara";
+import { isMceMsr, kvmGetMsrMce, kvmSetMsrMce } from "./mce";
+import {
+  adjustTscOffset,
+  KVM_MSR_ENABLED,
+  KVM_STEAL_RESERVED_MASK,
+  kvmReadL1Tsc,
+  kvmSynchronizeTsc,
+  kvmWriteSystemTime,
+  kvmWriteWallClock,
+} from "./pvclock";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import type { KvmVcpu } from "./types";
+import { KvmX86Quirk } from "./uapi";
 
 // biome-ignore format: a table
 export const Msr = {
@@ -20,9 +31,11 @@ export const Msr = {
   LASTINTTOIP: 0x1de, MTRR_FIX64K: 0x250, PAT: 0x277, MTRR_DEF_TYPE: 0x2ff, MC0_CTL: 0x400, XSS: 0xda0,
   EFER: 0xc0000080, STAR: 0xc0000081, LSTAR: 0xc0000082, CSTAR: 0xc0000083, SYSCALL_MASK: 0xc0000084,
   FS_BASE: 0xc0000100, GS_BASE: 0xc0000101, KERNEL_GS_BASE: 0xc0000102, TSC_AUX: 0xc0000103, SMI_COUNT: 0x34,
-  K7_HWCR: 0xc0010015,
+  K7_HWCR: 0xc0010015, K7_CLK_CTL: 0xc001001b, EBC_FREQUENCY_ID: 0x2c, UCODE_WRITE: 0x79, PERF_CTL: 0x199,
+  POWER_CTL: 0x1fc, RAPL_POWER_UNIT: 0x606,
   KVM_WALL_CLOCK: 0x11, KVM_SYSTEM_TIME: 0x12, KVM_WALL_CLOCK_NEW: 0x4b564d00, KVM_SYSTEM_TIME_NEW: 0x4b564d01,
   KVM_ASYNC_PF_EN: 0x4b564d02, KVM_STEAL_TIME: 0x4b564d03, KVM_PV_EOI_EN: 0x4b564d04, KVM_POLL_CONTROL: 0x4b564d05,
+  KVM_ASYNC_PF_INT: 0x4b564d06, KVM_ASYNC_PF_ACK: 0x4b564d07,
 } as const;
 
 export const MSR_IA32_APICBASE = 0x1b;
@@ -32,9 +45,6 @@ export const MSR_IA32_TSC_DEADLINE = 0x6e0;
 const MTRR_FIXED = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f] as const;
 const MTRR_VARIABLE = 0x200;
 const KVM_NR_VAR_MTRR = 8;
-export const KVM_MAX_MCE_BANKS = 32;
-/** kvm_caps.supported_mce_cap: MCG_CTL_P and MCG_SER_P. */
-export const KVM_MCE_CAP_SUPPORTED = 0x1000100n;
 
 /** msrs_to_save_base: guest state that lies in processor MSRs. */
 export const MSRS_TO_SAVE: readonly number[] = [
@@ -44,9 +54,10 @@ export const MSRS_TO_SAVE: readonly number[] = [
 
 /** emulated_msrs_all: guest state KVM keeps itself. */
 export const EMULATED_MSRS: readonly number[] = [
-  Msr.KVM_WALL_CLOCK, Msr.KVM_SYSTEM_TIME, Msr.KVM_WALL_CLOCK_NEW, Msr.KVM_SYSTEM_TIME_NEW, Msr.TSC_ADJUST,
-  Msr.ARCH_CAPABILITIES, Msr.UCODE_REV,
-  MSR_IA32_TSC_DEADLINE, Msr.PLATFORM_INFO, Msr.MISC_ENABLE, Msr.MCG_STATUS, Msr.MCG_CTL, Msr.MISC_FEATURES_ENABLES,
+  Msr.KVM_WALL_CLOCK, Msr.KVM_SYSTEM_TIME, Msr.KVM_WALL_CLOCK_NEW, Msr.KVM_SYSTEM_TIME_NEW, Msr.KVM_ASYNC_PF_EN,
+  Msr.KVM_STEAL_TIME, Msr.KVM_PV_EOI_EN, Msr.KVM_ASYNC_PF_INT, Msr.KVM_ASYNC_PF_ACK, Msr.TSC_ADJUST,
+  MSR_IA32_TSC_DEADLINE, Msr.ARCH_CAPABILITIES, Msr.MISC_ENABLE, Msr.MCG_STATUS, Msr.MCG_CTL, Msr.SMI_COUNT,
+  Msr.PLATFORM_INFO, Msr.MISC_FEATURES_ENABLES, Msr.POWER_CTL, Msr.UCODE_REV, Msr.K7_HWCR, Msr.KVM_POLL_CONTROL,
 ]; // biome-ignore format: a list
 
 /** msr_based_features (KVM_GET_MSR_FEATURE_INDEX_LIST). */
@@ -83,27 +94,6 @@ function setEfer(vcpu: KvmVcpu, data: bigint, hostInitiated: boolean): number {
   return 0;
 }
 
-/** kvm_write_tsc_offset from a value the guest's TSC is to have now. */
-export function kvmSynchronizeTsc(vcpu: KvmVcpu, data: bigint): void {
-  const host = rdtsc(vcpu.module.host.processors[vcpu.state.thread.cpu]);
-  vcpu.arch.tscOffset = BigInt.asUintN(64, data - host);
-  vcpu.module.ops.writeTscOffset(vcpu);
-  vcpu.apic?.chip.tscChanged();
-}
-
-/** kvm_read_l1_tsc */
-export const kvmReadL1Tsc = (vcpu: KvmVcpu): bigint =>
-  BigInt.asUintN(64, rdtsc(vcpu.module.host.processors[vcpu.state.thread.cpu]) + vcpu.arch.tscOffset);
-
-/** kvm_write_wall_clock: boot time of the guest; virtual time starts at the epoch. */
-function kvmWriteWallClock(vcpu: KvmVcpu, address: number): void {
-  if (address === 0) return;
-  const bytes = new Uint8Array(12);
-  const view = new DataView(bytes.buffer);
-  view.setUint32(0, 2, true);
-  kvmWriteGuest(vcpu.kvm, address, bytes);
-}
-
 /** kvm_set_msr_common */
 export function kvmSetMsrCommon(vcpu: KvmVcpu, index: number, data: bigint, hostInitiated: boolean): number {
   const { arch } = vcpu;
@@ -117,8 +107,15 @@ export function kvmSetMsrCommon(vcpu: KvmVcpu, index: number, data: bigint, host
       return 0;
     case Msr.EFER:
       return setEfer(vcpu, data, hostInitiated);
-    case Msr.K7_HWCR:
-      return data & ~0x1000148n ? 1 : 0;
+    case Msr.UCODE_WRITE:
+      return 0;
+    case Msr.K7_HWCR: {
+      // Flush filter, IGNNE and TLB caching hints are ignored; of the rest only McStatusWrEn exists.
+      const hwcr = data & ~0x148n;
+      if (hwcr !== 0n && hwcr !== 1n << 18n) return 1;
+      arch.hwcr = hwcr;
+      return 0;
+    }
     case Msr.PAT:
       if (!patValid(data)) return 1;
       arch.pat = data;
@@ -132,68 +129,48 @@ export function kvmSetMsrCommon(vcpu: KvmVcpu, index: number, data: bigint, host
       if (vcpu.apic) kvmLapicWriteMsr(vcpu, index, data);
       return 0;
     case Msr.TSC_ADJUST:
+      if (!guestCpuidHas(vcpu, 7, 0, "ebx", 1)) return 0;
       if (!hostInitiated) {
-        arch.tscOffset = BigInt.asUintN(64, arch.tscOffset + data - arch.ia32TscAdjust);
-        vcpu.module.ops.writeTscOffset(vcpu);
-        vcpu.apic?.chip.tscChanged();
+        adjustTscOffset(vcpu, data - arch.ia32TscAdjust);
+        kvmMakeRequest(KvmReq.CLOCK_UPDATE, vcpu);
       }
       arch.ia32TscAdjust = data;
       return 0;
     case Msr.MISC_ENABLE:
-      if (((arch.ia32MiscEnable ^ data) & (1n << 18n)) !== 0n) {
-        arch.ia32MiscEnable = data;
-        kvmUpdateCpuidRuntime(vcpu);
-      }
-      arch.ia32MiscEnable = data;
+      return setMiscEnable(vcpu, data, hostInitiated);
+    case Msr.XSS:
+      if (!hostInitiated && !guestCpuidHas(vcpu, 0xd, 1, "eax", 3)) return 1;
+      if (data !== 0n) return 1;
+      arch.xss = data;
+      return 0;
+    case Msr.SMI_COUNT:
+      // There are no system-management interrupts to count.
+      return hostInitiated && data === 0n ? 0 : 1;
+    case Msr.POWER_CTL:
+      arch.powerCtl = data;
       return 0;
     case Msr.TSC:
       if (hostInitiated) {
         kvmSynchronizeTsc(vcpu, data);
       } else {
         const change = BigInt.asUintN(64, data - kvmReadL1Tsc(vcpu));
-        arch.tscOffset = BigInt.asUintN(64, arch.tscOffset + change);
+        adjustTscOffset(vcpu, change);
         arch.ia32TscAdjust = BigInt.asUintN(64, arch.ia32TscAdjust + change);
-        vcpu.module.ops.writeTscOffset(vcpu);
-        vcpu.apic?.chip.tscChanged();
       }
       return 0;
     case Msr.MTRR_DEF_TYPE:
       if (data & ~0xcffn || !memoryTypeOk(data & 0xffn)) return 1;
       arch.mtrrDefType = data;
       return 0;
-    case Msr.KVM_WALL_CLOCK:
-    case Msr.KVM_WALL_CLOCK_NEW:
-      arch.wallClock = data;
-      kvmWriteWallClock(vcpu, Number(data));
-      return 0;
-    case Msr.KVM_SYSTEM_TIME:
-    case Msr.KVM_SYSTEM_TIME_NEW:
-      arch.pvTime = data;
-      if (data & 1n) kvmMakeRequest(KvmReq.CLOCK_UPDATE, vcpu);
-      return 0;
-    case Msr.KVM_ASYNC_PF_EN:
-    case Msr.KVM_STEAL_TIME:
-    case Msr.KVM_PV_EOI_EN:
-      // Not offered in CPUID: only switching them off is accepted.
-      return data & 1n ? 1 : 0;
-    case Msr.KVM_POLL_CONTROL:
-      if (data & ~1n) return 1;
-      arch.pollControl = data;
-      return 0;
-    case Msr.MCG_STATUS:
-      arch.mcgStatus = data;
-      return 0;
-    case Msr.MCG_CTL:
-      if (!(arch.mcgCap & 0x100n) && (data !== 0n || hostInitiated === false)) return 1;
-      if (data !== 0n && data !== 0xffffffffffffffffn) return 1;
-      arch.mcgCtl = data;
-      return 0;
     case Msr.PLATFORM_INFO:
-      if (!hostInitiated) return 1;
+      // CPUID faulting cannot be taken away while it is in use.
+      if (!hostInitiated || (!(data & PLATFORM_INFO_CPUID_FAULT) && arch.miscFeaturesEnables & 1n)) return 1;
       arch.platformInfo = data;
       return 0;
     case Msr.MISC_FEATURES_ENABLES:
-      return data & ~1n ? 1 : 0;
+      if (data & ~1n || (data & 1n && !(arch.platformInfo & PLATFORM_INFO_CPUID_FAULT))) return 1;
+      arch.miscFeaturesEnables = data;
+      return 0;
     case Msr.SPEC_CTRL:
       if (!guestCpuidHas(vcpu, 7, 0, "edx", 26) && !hostInitiated) return 1;
       if (data & ~7n) return 1;
@@ -218,27 +195,112 @@ export function kvmSetMsrCommon(vcpu: KvmVcpu, index: number, data: bigint, host
     arch.mtrrVariable[index - MTRR_VARIABLE] = data;
     return 0;
   }
-  if (index >= Msr.MC0_CTL && index < Msr.MC0_CTL + 4 * KVM_MAX_MCE_BANKS)
-    return setMceBank(vcpu, index, data, hostInitiated);
-  return KVM_MSR_RET_INVALID;
+  if (isMceMsr(index)) return kvmSetMsrMce(vcpu, index, data, hostInitiated);
+  return setPvMsr(vcpu, index, data, hostInitiated);
 }
 
-function setMceBank(vcpu: KvmVcpu, index: number, data: bigint, hostInitiated: boolean): number {
+const PLATFORM_INFO_CPUID_FAULT = 1n << 31n;
+const MISC_ENABLE_EMON = 1n << 7n;
+const MISC_ENABLE_MWAIT = 1n << 18n;
+/** BTS and PEBS are not there; the guest cannot change that. */
+const MISC_ENABLE_PMU_RO = 3n << 11n;
+
+function setMiscEnable(vcpu: KvmVcpu, value: bigint, hostInitiated: boolean): number {
   const { arch } = vcpu;
-  const bank = index - Msr.MC0_CTL;
-  if (bank >> 2 >= Number(arch.mcgCap & 0xffn)) return 1;
-  if ((bank & 3) === 0 && data !== 0n && (data | 0x400n) !== 0xffffffffffffffffn && data !== 0xfffffffffffffffen)
-    return 1;
-  if ((bank & 3) === 1 && !hostInitiated && data !== 0n) return 1;
-  arch.mceBanks[bank] = data;
+  const old = arch.ia32MiscEnable;
+  let data = value;
+  if (!hostInitiated) {
+    if ((old ^ data) & MISC_ENABLE_PMU_RO) return 1;
+    data = (data & ~MISC_ENABLE_EMON) | (old & MISC_ENABLE_EMON);
+  }
+  const quirk = !(vcpu.kvm.arch.disabledQuirks & BigInt(KvmX86Quirk.MISC_ENABLE_NO_MWAIT));
+  const mwaitChanges = !quirk && ((old ^ data) & MISC_ENABLE_MWAIT) !== 0n;
+  if (mwaitChanges && !guestCpuidHas(vcpu, 1, 0, "ecx", 0)) return 1;
+  arch.ia32MiscEnable = data;
+  if (mwaitChanges) kvmUpdateCpuidRuntime(vcpu);
   return 0;
+}
+
+/** Features of CPUID 40000001h that bring an MSR. */
+// biome-ignore format: a table
+const PV_MSR_FEATURE: ReadonlyMap<number, number> = new Map([
+  [Msr.KVM_WALL_CLOCK, KvmFeature.CLOCKSOURCE], [Msr.KVM_SYSTEM_TIME, KvmFeature.CLOCKSOURCE],
+  [Msr.KVM_WALL_CLOCK_NEW, KvmFeature.CLOCKSOURCE2], [Msr.KVM_SYSTEM_TIME_NEW, KvmFeature.CLOCKSOURCE2],
+  [Msr.KVM_ASYNC_PF_EN, KvmFeature.ASYNC_PF], [Msr.KVM_ASYNC_PF_INT, KvmFeature.ASYNC_PF_INT],
+  [Msr.KVM_ASYNC_PF_ACK, KvmFeature.ASYNC_PF_INT], [Msr.KVM_STEAL_TIME, KvmFeature.STEAL_TIME],
+  [Msr.KVM_PV_EOI_EN, KvmFeature.PV_EOI], [Msr.KVM_POLL_CONTROL, KvmFeature.POLL_CONTROL],
+]);
+
+/** KVM's own MSRs (Documentation/virt/kvm/x86/msr.rst). */
+function setPvMsr(vcpu: KvmVcpu, index: number, data: bigint, hostInitiated: boolean): number {
+  const { arch } = vcpu;
+  const feature = PV_MSR_FEATURE.get(index);
+  if (feature === undefined) return KVM_MSR_RET_INVALID;
+  if (!guestPvHas(vcpu, feature)) return 1;
+  switch (index) {
+    case Msr.KVM_WALL_CLOCK:
+    case Msr.KVM_WALL_CLOCK_NEW:
+      arch.wallClock = data;
+      kvmWriteWallClock(vcpu.kvm, Number(data));
+      return 0;
+    case Msr.KVM_SYSTEM_TIME:
+    case Msr.KVM_SYSTEM_TIME_NEW:
+      kvmWriteSystemTime(vcpu, data, index === Msr.KVM_SYSTEM_TIME, hostInitiated);
+      return 0;
+    case Msr.KVM_ASYNC_PF_EN:
+      return kvmPvEnableAsyncPf(vcpu, data);
+    case Msr.KVM_ASYNC_PF_INT:
+      return kvmPvEnableAsyncPfInt(vcpu, data);
+    case Msr.KVM_ASYNC_PF_ACK:
+      // No page-ready notification is ever under way.
+      return 0;
+    case Msr.KVM_STEAL_TIME:
+      if (data & KVM_STEAL_RESERVED_MASK) return 1;
+      arch.stealMsr = data;
+      if (data & KVM_MSR_ENABLED) kvmMakeRequest(KvmReq.STEAL_UPDATE, vcpu);
+      return 0;
+    case Msr.KVM_PV_EOI_EN:
+      return kvmLapicSetPvEoi(vcpu, data) ? 0 : 1;
+    default:
+      if (data & ~1n) return 1;
+      arch.pollControl = data;
+      return 0;
+  }
+}
+
+/** @returns null without the feature, undefined for another MSR */
+function getPvMsr(vcpu: KvmVcpu, index: number): bigint | null | undefined {
+  const { arch } = vcpu;
+  const feature = PV_MSR_FEATURE.get(index);
+  if (feature === undefined) return undefined;
+  if (!guestPvHas(vcpu, feature)) return null;
+  switch (index) {
+    case Msr.KVM_WALL_CLOCK:
+    case Msr.KVM_WALL_CLOCK_NEW:
+      return arch.wallClock;
+    case Msr.KVM_SYSTEM_TIME:
+    case Msr.KVM_SYSTEM_TIME_NEW:
+      return arch.pvTime;
+    case Msr.KVM_ASYNC_PF_EN:
+      return arch.asyncPfMsr;
+    case Msr.KVM_ASYNC_PF_INT:
+      return arch.asyncPfIntMsr;
+    case Msr.KVM_ASYNC_PF_ACK:
+      return 0n;
+    case Msr.KVM_STEAL_TIME:
+      return arch.stealMsr;
+    case Msr.KVM_PV_EOI_EN:
+      return arch.pvEoiMsr;
+    default:
+      return arch.pollControl;
+  }
 }
 
 /** Answer of the common and vendor functions for an MSR nobody knows. */
 export const KVM_MSR_RET_INVALID = 2;
 
-/** kvm_get_msr_common. @returns null where nobody knows the MSR or #GP is due */
-export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number, hostInitiated: boolean): bigint | null {
+/** kvm_get_msr_common. @returns null where #GP is due, undefined where nobody knows the MSR */
+export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number, hostInitiated: boolean): bigint | null | undefined {
   const { arch } = vcpu;
   switch (index) {
     case Msr.PLATFORM_ID:
@@ -249,11 +311,23 @@ export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number, hostInitiated: boo
     case Msr.LASTINTTOIP:
     case Msr.P5_MC_ADDR:
     case Msr.P5_MC_TYPE:
-    case Msr.MISC_FEATURES_ENABLES:
-    case Msr.K7_HWCR:
+    case Msr.PERF_CTL:
+    case Msr.RAPL_POWER_UNIT:
     case Msr.SMI_COUNT:
     case Msr.PRED_CMD:
       return 0n;
+    case Msr.MISC_FEATURES_ENABLES:
+      return arch.miscFeaturesEnables;
+    case Msr.K7_HWCR:
+      return arch.hwcr;
+    case Msr.K7_CLK_CTL:
+      return 0x20000000n;
+    case Msr.EBC_FREQUENCY_ID:
+      return 1n << 24n;
+    case Msr.POWER_CTL:
+      return arch.powerCtl;
+    case Msr.XSS:
+      return hostInitiated || guestCpuidHas(vcpu, 0xd, 1, "eax", 3) ? arch.xss : null;
     case Msr.UCODE_REV:
       return arch.microcodeVersion;
     case Msr.ARCH_CAPABILITIES:
@@ -279,26 +353,6 @@ export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number, hostInitiated: boo
       return 1000n | (10n << 40n);
     case Msr.EFER:
       return arch.efer;
-    case Msr.KVM_WALL_CLOCK:
-    case Msr.KVM_WALL_CLOCK_NEW:
-      return arch.wallClock;
-    case Msr.KVM_SYSTEM_TIME:
-    case Msr.KVM_SYSTEM_TIME_NEW:
-      return arch.pvTime;
-    case Msr.KVM_ASYNC_PF_EN:
-      return arch.asyncPfMsr;
-    case Msr.KVM_STEAL_TIME:
-      return arch.stealMsr;
-    case Msr.KVM_PV_EOI_EN:
-      return arch.pvEoiMsr;
-    case Msr.KVM_POLL_CONTROL:
-      return arch.pollControl;
-    case Msr.MCG_CAP:
-      return arch.mcgCap;
-    case Msr.MCG_STATUS:
-      return arch.mcgStatus;
-    case Msr.MCG_CTL:
-      return hostInitiated || arch.mcgCap & 0x100n ? arch.mcgCtl : null;
     case Msr.PLATFORM_INFO:
       if (!hostInitiated && !vcpu.kvm.arch.guestCanReadMsrPlatformInfo) return null;
       return arch.platformInfo;
@@ -312,21 +366,18 @@ export function kvmGetMsrCommon(vcpu: KvmVcpu, index: number, hostInitiated: boo
   if (fixed >= 0) return arch.mtrrFixed[fixed];
   if (index >= MTRR_VARIABLE && index < MTRR_VARIABLE + 2 * KVM_NR_VAR_MTRR)
     return arch.mtrrVariable[index - MTRR_VARIABLE];
-  if (index >= Msr.MC0_CTL && index < Msr.MC0_CTL + 4 * KVM_MAX_MCE_BANKS) {
-    const bank = index - Msr.MC0_CTL;
-    return bank >> 2 < Number(arch.mcgCap & 0xffn) ? arch.mceBanks[bank] : null;
-  }
-  return null;
+  if (isMceMsr(index)) return kvmGetMsrMce(vcpu, index, hostInitiated);
+  return getPvMsr(vcpu, index);
 }
 
-/** kvm_get_msr_ignored_check: ignore_msrs answers 0 for what nobody knows. */
-export function kvmGetMsr(vcpu: KvmVcpu, index: number, hostInitiated: boolean): bigint | null {
+/** kvm_get_msr_ignored_check: ignore_msrs answers 0 for what nobody knows. @returns as kvmGetMsrCommon */
+export function kvmGetMsr(vcpu: KvmVcpu, index: number, hostInitiated: boolean): bigint | null | undefined {
   const data = vcpu.module.ops.getMsr(vcpu, index, hostInitiated);
-  if (data !== null) return data;
+  if (data !== undefined) return data;
   const { params } = vcpu.module;
   if (!params.ignore_msrs) {
     vcpu.module.printk(`kvm: vcpu${vcpu.state.vcpuId}, unhandled rdmsr: 0x${index.toString(16)}`);
-    return null;
+    return undefined;
   }
   if (params.report_ignored_msrs) vcpu.module.printk(`kvm: ignored rdmsr: 0x${index.toString(16)} data 0x0`);
   return 0n;
@@ -338,7 +389,7 @@ const CANONICAL_MSRS: ReadonlySet<number> = new Set([
   Msr.FS_BASE, Msr.GS_BASE, Msr.KERNEL_GS_BASE, Msr.CSTAR, Msr.LSTAR, Msr.SYSENTER_ESP, Msr.SYSENTER_EIP,
 ]);
 
-/** kvm_set_msr_ignored_check. @returns 0, or 1 where #GP is due */
+/** kvm_set_msr_ignored_check. @returns 0, or why #GP is due: 1, or KVM_MSR_RET_INVALID where nobody knows the MSR */
 export function kvmSetMsr(vcpu: KvmVcpu, index: number, data: bigint, hostInitiated: boolean): number {
   const bits = vcpu.module.host.processors[0].model.linearBits;
   let value = data;
@@ -359,7 +410,7 @@ export function kvmSetMsr(vcpu: KvmVcpu, index: number, data: bigint, hostInitia
   const text = `wrmsr: 0x${index.toString(16)} data 0x${value.toString(16)}`;
   if (!params.ignore_msrs) {
     vcpu.module.printk(`kvm: vcpu${vcpu.state.vcpuId}, unhandled ${text}`);
-    return 1;
+    return KVM_MSR_RET_INVALID;
   }
   if (params.report_ignored_msrs) vcpu.module.printk(`kvm: ignored ${text}`);
   return 0;

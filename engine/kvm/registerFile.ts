@@ -4,6 +4,7 @@
  * has not written back yet. Nothing here loads the vCPU or changes which VMCS is current.
  */
 import type { Cpu } from "../cpu/cpu";
+import { type FloatState, readFloatRegister, writeFloatRegister } from "../cpu/float-registers";
 import { checkRegisterWrite } from "../cpu/register-checks";
 import { cpuRegisterFile } from "../cpu/register-file";
 import { REGISTER_ROWS, type RegisterFile } from "../cpu/registers";
@@ -145,12 +146,20 @@ class VcpuRegisters implements RegisterFile {
       case "ia32_xss":
         return arch.xss;
     }
+    const float = readFloatRegister(this.floatState(cpu), name);
+    if (float !== undefined) return float;
     const uret = URET[name];
     if (uret !== undefined) return vmx.uretMsrs[uret];
     if (inGuest) return cpuRegisterFile(cpu, { cr4Allowed: 0n, xcr0Allowed: 0n }).read(name);
     const field = VMCS_REGISTERS[name];
     if (field === undefined) throw new RangeError(`there is no register ${name}`);
     return this.peek(field);
+  }
+
+  /** x87 and vector registers: in the processor from kvm_load_guest_fpu to kvm_put_guest_fpu. */
+  private floatState({ state }: Cpu): FloatState {
+    const { guestFpu, guestFpuLoaded } = this.vcpu.arch;
+    return guestFpuLoaded ? { bytes: state.u8, at: state.base + Off.FCW } : { bytes: guestFpu, at: 0 };
   }
 
   /** TPR: in the virtual-APIC page while the guest runs with the TPR shadow. */
@@ -273,6 +282,7 @@ class VcpuRegisters implements RegisterFile {
         arch.xss = value;
         return;
     }
+    if (writeFloatRegister(this.floatState(cpu), name, value)) return;
     const uret = URET[name];
     if (uret !== undefined) {
       vmx.uretMsrs[uret] = value;

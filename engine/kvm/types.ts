@@ -4,14 +4,26 @@
  * only the wiring.
  */
 import type { Cpu } from "../cpu/cpu";
+import type { Ioeventfd, KvmKernelIrqfd } from "./eventfd";
 import type { KvmPit } from "./i8254";
 import type { KvmPic } from "./i8259";
 import type { KvmIoapic } from "./ioapic";
 import type { KvmIoBuses } from "./ioBus";
+import type { KvmIrqAckNotifier } from "./irqComm";
 import type { KvmLapic } from "./lapic";
+import type { ShadowMmuState } from "./mmu/shadowPages";
 import type { KvmModuleBase } from "./moduleBase";
 import type { KvmVcpuStat, KvmVmStat } from "./stats";
-import type { KvmCpuidEntry2, KvmIrqRoutingEntry, KvmMpState, KvmRun } from "./uapi";
+import type { ApicvState } from "./vmx/apicv";
+import type { RmodeState } from "./vmx/rmode";
+import type {
+  KvmCoalescedMmioRing,
+  KvmCpuidEntry2,
+  KvmIrqRoutingEntry,
+  KvmMpState,
+  KvmMsrFilterRange,
+  KvmRun,
+} from "./uapi";
 
 export const PAGE_SIZE = 4096;
 /** KVM_ADDRESS_SPACE_NUM without SMM. */
@@ -45,6 +57,8 @@ export interface KvmMemslots {
   generation: number;
   /** Ascending by baseGfn. */
   slots: KvmMemorySlot[];
+  /** id_hash. */
+  byId: Map<number, KvmMemorySlot>;
 }
 
 /** The two sets of an address space; `active` is the one readers use. */
@@ -80,12 +94,35 @@ export interface KvmMmuState {
   /** mmu_valid_gen. */
   validGen: number;
   invalidateSeq: number;
+  /** Shadow paging (ept=0); absent until the first vCPU needs it. */
+  shadow?: ShadowMmuState;
+}
+
+/** What kvm_synchronize_tsc remembers of the writes of TSCs. */
+export interface KvmTscTracking {
+  lastNsec: number;
+  lastWrite: bigint;
+  lastOffset: bigint;
+  lastKhz: number;
+  curNsec: number;
+  curWrite: bigint;
+  curOffset: bigint;
+  curGeneration: number;
+  nrVcpusMatched: number;
+}
+
+/** struct kvm_x86_msr_filter. */
+export interface KvmMsrFilterState {
+  defaultAllow: boolean;
+  ranges: KvmMsrFilterRange[];
 }
 
 export interface KvmArchState {
-  irqchipMode: "none" | "kernel";
+  irqchipMode: "none" | "kernel" | "split";
   tssAddr: number;
   identityMapAddr: number;
+  /** The identity map has been written (ept without unrestricted guest). */
+  identityMapReady: boolean;
   apicAccessMemslotEnabled: boolean;
   apicAccessPage: number;
   bspVcpuId: number;
@@ -96,11 +133,29 @@ export interface KvmArchState {
   exceptionPayloadEnabled: boolean;
   tripleFaultEvent: boolean;
   exitOnEmulationError: boolean;
+  /** KVM_CAP_VM_DISABLE_NX_HUGE_PAGES. */
+  disableNxHugePages: boolean;
+  /** n_max_mmu_pages of KVM_SET_NR_MMU_PAGES. */
+  nMaxMmuPages: number;
   guestCanReadMsrPlatformInfo: boolean;
   /** max_vcpu_ids: one more than the largest vCPU id of this VM, 0 until it is set or the first vCPU is made. */
   maxVcpuIds: number;
   kvmclockOffset: number;
+  /** default_tsc_khz: rate of vCPUs to come. */
   tscKhz: number;
+  tsc: KvmTscTracking;
+  /** All vCPUs have the same TSC, so that kvmclock needs only one point in time (the two numbers after it). */
+  useMasterClock: boolean;
+  masterKernelNs: number;
+  masterCycleNow: bigint;
+  bootVcpuRunsOldKvmclock: boolean;
+  /** KVM_MSR_EXIT_REASON_* bits of KVM_CAP_X86_USER_SPACE_MSR. */
+  userSpaceMsrMask: number;
+  msrFilter: KvmMsrFilterState | null;
+  /** KVM_CAP_EXIT_HYPERCALL: bit n sends hypercall n to userspace. */
+  hypercallExitEnabled: bigint;
+  /** Pins that KVM_CAP_SPLIT_IRQCHIP reserved for the I/O APICs in userspace. */
+  nrReservedIoapicPins: number;
   mmu: KvmMmuState;
   /** irq_states: level of each GSI by irq source id. */
   irqStates: Record<number, number>;
@@ -108,9 +163,29 @@ export interface KvmArchState {
   disabledQuirks: bigint;
 }
 
+/** struct kvm_dirty_ring. */
+export interface KvmDirtyRing {
+  dirtyIndex: number;
+  resetIndex: number;
+  /** Entries. */
+  size: number;
+  softLimit: number;
+  /** struct kvm_dirty_gfn, 16 bytes each, as userspace has them mapped. */
+  dirtyGfns: Uint8Array;
+}
+
 export interface KvmState {
   memslots: KvmMemslotSets[];
   createdVcpus: number;
+  /** KVM_DIRTY_LOG_MANUAL_* bits. */
+  manualDirtyLogProtect: number;
+  /** Bytes of each vCPU's dirty ring, 0 for none. */
+  dirtyRingSize: number;
+  /** max_halt_poll_ns of KVM_CAP_HALT_POLL; -1 follows the module's parameter. */
+  maxHaltPollNs: number;
+  /** vm_bugged: every ioctl fails with EIO. */
+  vmDead: boolean;
+  coalescedMmioRing: KvmCoalescedMmioRing;
   stat: KvmVmStat;
   arch: KvmArchState;
 }
@@ -164,7 +239,11 @@ export type CompleteUserspaceIo =
   | "completeEmulatedMmio"
   | "completeFastPioIn"
   | "completeFastPioOut"
-  | "completeHypercallExit";
+  | "completeHypercallExit"
+  | "completeEmulatedRdmsr"
+  | "completeEmulatedWrmsr"
+  | "completeFastRdmsr"
+  | "completeFastWrmsr";
 
 export interface KvmVcpuArchState {
   regs: BigUint64Array;
@@ -218,6 +297,10 @@ export interface KvmVcpuArchState {
   guestFpu: Uint8Array;
   guestFpuLoaded: boolean;
   tscOffset: bigint;
+  virtualTscKhz: number;
+  /** Ratio of guest TSC to host TSC, 48 bits of fraction. */
+  tscScalingRatio: bigint;
+  thisTscGeneration: number;
   ia32TscAdjust: bigint;
   lastGuestTsc: bigint;
   ia32MiscEnable: bigint;
@@ -236,12 +319,36 @@ export interface KvmVcpuArchState {
   /** kvmclock: MSR_KVM_SYSTEM_TIME_NEW and MSR_KVM_WALL_CLOCK_NEW. */
   pvTime: bigint;
   wallClock: bigint;
-  pvTimeVersion: number;
   /** KVM_KVMCLOCK_CTRL: the next update of the clock tells the guest that it was stopped. */
   pvclockSetGuestStoppedRequest: boolean;
   stealMsr: bigint;
+  /** The guest's record says that this vCPU does not run. */
+  stealPreempted: boolean;
+  /** Run delay already reported (ns). */
+  lastSteal: number;
+  /** The guest may leave out the next EOI: its byte is set (KVM_APIC_PV_EOI_PENDING). */
+  pvEoiPending: boolean;
+  /** pv_cpuid: features of leaf 40000001h, and whether the guest is held to them. */
+  pvFeatures: number;
+  pvEnforce: boolean;
+  /** MSR_KVM_ASYNC_PF_INT. */
+  asyncPfIntMsr: bigint;
+  /** Vector userspace injected for a PIC of its own (split irqchip), -1 for none. */
+  pendingExternalVector: number;
+  /** The last TSC deadline armed, until its interrupt's entry (lapic_timer_advance_ns). */
+  expiredTscDeadline: bigint;
+  /** msr_misc_features_enables and msr_hwcr. */
+  miscFeaturesEnables: bigint;
+  hwcr: bigint;
+  powerCtl: bigint;
+  /** Access that a filter or userspace's wish sent to userspace. */
+  pendingMsr: { index: number; write: boolean } | null;
+  /** KVM_SET_SIGNAL_MASK: null when none is set. */
+  sigset: bigint | null;
   pvEoiMsr: bigint;
   asyncPfMsr: bigint;
+  tprAccessReporting: boolean;
+  tprAccess: { rip: bigint; write: boolean };
   pollControl: bigint;
   apfHalted: boolean;
   pvUnhalted: boolean;
@@ -250,6 +357,8 @@ export interface KvmVcpuArchState {
   /** Root of the second-level tables (mmu->root.hpa), -1 when none is loaded. */
   mmuRoot: number;
   atInstructionBoundary: boolean;
+  /** HLT was emulated (halt_request). */
+  haltRequest: boolean;
   guestDebug: number;
 }
 
@@ -270,6 +379,12 @@ export interface VcpuVmxState {
   idtVectoringInfo: number;
   rflags: bigint;
   emulationRequired: boolean;
+  rmode: RmodeState;
+  apicv: ApicvState;
+  /** Page of the page-modification log, -1 without one. */
+  pmlPage: number;
+  /** The VMX-preemption timer stands for the local APIC's timer (hv_deadline_tsc): due time in ns, -1 when it does not. */
+  hvTimerAt: number;
   msrGuestKernelGsBase: bigint;
   /** vmx->guest_uret_msrs: guest values of MSRs switched on the way to userspace. */
   uretMsrs: { star: bigint; lstar: bigint; cstar: bigint; syscallMask: bigint; tscAux: bigint };
@@ -318,7 +433,11 @@ export interface KvmVcpuState {
   mmioFragments: KvmMmioFragment[];
   run: KvmRun;
   pioPage: Uint8Array;
+  dirtyRing: KvmDirtyRing | null;
   thread: ThreadState;
+  /** Time (ns) the thread wanted a processor and waited for it, and since when it waits (-1: it does not). */
+  runDelay: number;
+  waitingSince: number;
 }
 
 /** What of task_struct KVM looks at. */
@@ -327,6 +446,8 @@ export interface ThreadState {
   cpu: number;
   /** A signal that is not blocked waits (TIF_SIGPENDING). */
   signalPending: boolean;
+  /** Signals that wait, bit n for signal n + 1; those KVM_SET_SIGNAL_MASK blocks included. */
+  signals: bigint;
   /** task_work by signal (TIF_NOTIFY_SIGNAL). */
   notifySignal: boolean;
   /** TIF_NEED_RESCHED. */
@@ -341,6 +462,12 @@ export class Kvm {
   vpic: KvmPic | null = null;
   vioapic: KvmIoapic | null = null;
   vpit: KvmPit | null = null;
+  /** kvm_get_running_vcpu: the vCPU that is loaded, null for none. */
+  runningVcpu: KvmVcpu | null = null;
+  /** Wiring that userspace set up: eventfds, and who wants to know of acknowledged interrupts. */
+  readonly irqfds: KvmKernelIrqfd[] = [];
+  readonly ioeventfds: Ioeventfd[] = [];
+  readonly irqAckNotifiers: KvmIrqAckNotifier[] = [];
 
   constructor(
     readonly module: KvmModuleBase,

@@ -3,6 +3,8 @@
  * the field names of Documentation/virt/kvm/api.rst. 64-bit fields are bigint, narrower ones and addresses number.
  */
 
+export { KvmCap } from "./uapiCaps";
+
 export const KVM_API_VERSION = 12;
 /** Bytes KVM_GET_VCPU_MMAP_SIZE answers: kvm_run page, pio page, coalesced MMIO ring page. */
 export const KVM_VCPU_MMAP_SIZE = 3 * 4096;
@@ -31,6 +33,7 @@ export const KvmExit = {
   IOAPIC_EOI: 26,
   X86_RDMSR: 29,
   X86_WRMSR: 30,
+  DIRTY_RING_FULL: 31,
   X86_BUS_LOCK: 33,
   NOTIFY: 37,
   MEMORY_FAULT: 39,
@@ -67,80 +70,6 @@ export const KvmGuestdbg = {
   BLOCKIRQ: 0x100000,
 } as const;
 
-/** Capabilities of KVM_CHECK_EXTENSION the model knows. */
-export const KvmCap = {
-  IRQCHIP: 0,
-  HLT: 1,
-  MMU_SHADOW_CACHE_CONTROL: 2,
-  USER_MEMORY: 3,
-  SET_TSS_ADDR: 4,
-  VAPIC: 6,
-  EXT_CPUID: 7,
-  CLOCKSOURCE: 8,
-  NR_VCPUS: 9,
-  NR_MEMSLOTS: 10,
-  PIT: 11,
-  NOP_IO_DELAY: 12,
-  PV_MMU: 13,
-  MP_STATE: 14,
-  COALESCED_MMIO: 15,
-  SYNC_MMU: 16,
-  IOMMU: 18,
-  DESTROY_MEMORY_REGION_WORKS: 21,
-  USER_NMI: 22,
-  SET_GUEST_DEBUG: 23,
-  REINJECT_CONTROL: 24,
-  IRQ_ROUTING: 25,
-  IRQ_INJECT_STATUS: 26,
-  ASSIGN_DEV_IRQ: 29,
-  JOIN_MEMORY_REGIONS_WORKS: 30,
-  MCE: 31,
-  IRQFD: 32,
-  PIT2: 33,
-  SET_BOOT_CPU_ID: 34,
-  PIT_STATE2: 35,
-  IOEVENTFD: 36,
-  SET_IDENTITY_MAP_ADDR: 37,
-  XEN_HVM: 38,
-  ADJUST_CLOCK: 39,
-  INTERNAL_ERROR_DATA: 40,
-  VCPU_EVENTS: 41,
-  HYPERV: 44,
-  INTR_SHADOW: 49,
-  DEBUGREGS: 50,
-  X86_ROBUST_SINGLESTEP: 51,
-  ENABLE_CAP: 54,
-  XSAVE: 55,
-  XCRS: 56,
-  ASYNC_PF: 59,
-  TSC_CONTROL: 60,
-  GET_TSC_KHZ: 61,
-  MSR_PLATFORM_INFO: 159,
-  SREGS2: 200,
-  EXIT_ON_EMULATION_FAILURE: 204,
-  X86_TRIPLE_FAULT_EVENT: 218,
-  MAX_VCPUS: 66,
-  TSC_DEADLINE_TIMER: 72,
-  SYNC_REGS: 74,
-  KVMCLOCK_CTRL: 76,
-  SIGNAL_MSI: 77,
-  READONLY_MEM: 81,
-  MAX_VCPU_ID: 128,
-  IMMEDIATE_EXIT: 136,
-  SPLIT_IRQCHIP: 121,
-  X2APIC_API: 129,
-  DISABLE_QUIRKS: 116,
-  X86_DISABLE_EXITS: 143,
-  GET_MSR_FEATURES: 153,
-  NESTED_STATE: 157,
-  CHECK_EXTENSION_VM: 105,
-  MULTI_ADDRESS_SPACE: 118,
-  X86_GUEST_MODE: 161,
-  EXCEPTION_PAYLOAD: 164,
-  MANUAL_DIRTY_LOG_PROTECT2: 168,
-  SET_GUEST_DEBUG2: 195,
-} as const;
-
 export const KVM_X86_DISABLE_EXITS = { MWAIT: 1, HLT: 2, PAUSE: 4, CSTATE: 8 } as const;
 
 export const KvmVcpuEvent = {
@@ -153,6 +82,40 @@ export const KvmVcpuEvent = {
 } as const;
 /** KVM_GET_CLOCK's flags: the clock is the same on all vCPUs. */
 export const KVM_CLOCK_TSC_STABLE = 2;
+/** The structure's realtime and host_tsc are filled in. */
+export const KVM_CLOCK_REALTIME = 4;
+export const KVM_CLOCK_HOST_TSC = 8;
+export const KVM_CLOCK_VALID_FLAGS = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
+/** KVM_MSR_EXIT_REASON_*: which failed MSR accesses of the guest go to userspace. */
+export const KvmMsrExitReason = { INVAL: 1, UNKNOWN: 2, FILTER: 4 } as const;
+/** KVM_MSR_FILTER_*: flags of a range, and of the whole filter. */
+export const KvmMsrFilterFlag = { READ: 1, WRITE: 2, DEFAULT_DENY: 1 } as const;
+export const KVM_MSR_FILTER_MAX_RANGES = 16;
+/** Bytes of one range's bitmap at most. */
+export const KVM_MSR_FILTER_MAX_BITMAP_SIZE = 0x600;
+/** KVM_X86_QUIRK_*: behaviour that is kept for old userspace unless it is disabled. */
+export const KvmX86Quirk = {
+  LINT0_REENABLED: 1,
+  CD_NW_CLEARED: 2,
+  LAPIC_MMIO_HOLE: 4,
+  OUT_7E_INC_RIP: 8,
+  MISC_ENABLE_NO_MWAIT: 16,
+  FIX_HYPERCALL_INSN: 32,
+  MWAIT_NEVER_UD_FAULTS: 64,
+} as const;
+export const KVM_X86_VALID_QUIRKS = 0x7fn;
+export const KvmIrqfdFlag = { DEASSIGN: 1, RESAMPLE: 2 } as const;
+export const KvmIoeventfdFlag = { DATAMATCH: 1, PIO: 2, DEASSIGN: 4, VIRTIO_CCW_NOTIFY: 8 } as const;
+/** KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE and KVM_DIRTY_LOG_INITIALLY_SET. */
+export const KvmDirtyLogManual = { PROTECT_ENABLE: 1, INITIALLY_SET: 2 } as const;
+/** Flags of struct kvm_dirty_gfn (u32 flags, u32 slot, u64 offset). */
+export const KvmDirtyGfn = { DIRTY: 1, RESET: 2 } as const;
+/** Page of the vCPU mapping at which the dirty ring begins. */
+export const KVM_DIRTY_LOG_PAGE_OFFSET = 64;
+/** Page of the mapping that holds the coalesced MMIO ring. */
+export const KVM_COALESCED_MMIO_PAGE_OFFSET = 2;
+/** Hypercalls KVM_CAP_EXIT_HYPERCALL can send to userspace: KVM_HC_MAP_GPA_RANGE. */
+export const KVM_EXIT_HYPERCALL_VALID_MASK = 1n << 12n;
 /** KVM_SREGS2_FLAGS_PDPTRS_VALID. */
 export const KVM_SREGS2_FLAGS_PDPTRS_VALID = 1;
 /** MAX_IO_MSRS: KVM_GET_MSRS and KVM_SET_MSRS take fewer. */
@@ -321,6 +284,82 @@ export type KvmIrqRoutingEntry =
   | { gsi: number; type: typeof KvmIrqRouting.IRQCHIP; irqchip: number; pin: number }
   | { gsi: number; type: typeof KvmIrqRouting.MSI; address_lo: number; address_hi: number; data: number };
 
+/** struct kvm_msr_filter_range: MSRs base .. base + nmsrs - 1; a clear bit of the bitmap denies the access. */
+export interface KvmMsrFilterRange {
+  /** KvmMsrFilterFlag.READ and WRITE. */
+  flags: number;
+  nmsrs: number;
+  base: number;
+  bitmap: Uint8Array;
+}
+
+export interface KvmMsrFilter {
+  /** 0 (KVM_MSR_FILTER_DEFAULT_ALLOW) or KvmMsrFilterFlag.DEFAULT_DENY. */
+  flags: number;
+  ranges: readonly KvmMsrFilterRange[];
+}
+
+/** struct kvm_clear_dirty_log. */
+export interface KvmClearDirtyLog {
+  slot: number;
+  /** Pages; a multiple of 64, except at the end of the slot. */
+  num_pages: number;
+  /** A multiple of 64. */
+  first_page: number;
+  /** One bit a page, set for those to be cleared. */
+  dirty_bitmap: Uint32Array;
+}
+
+/** struct kvm_coalesced_mmio_zone. */
+export interface KvmCoalescedMmioZone {
+  addr: number;
+  size: number;
+  /** 1 for ports, 0 for memory. */
+  pio: number;
+}
+
+/** struct kvm_coalesced_mmio: one write that waits in the ring. */
+export interface KvmCoalescedMmio {
+  phys_addr: number;
+  len: number;
+  pio: number;
+  data: Uint8Array;
+}
+
+/** struct kvm_coalesced_mmio_ring: KVM moves `last`, userspace `first`. */
+export interface KvmCoalescedMmioRing {
+  first: number;
+  last: number;
+  coalesced_mmio: KvmCoalescedMmio[];
+}
+
+/** struct kvm_clock_data. */
+export interface KvmClockData {
+  /** Nanoseconds of the guest's kvmclock. */
+  clock: bigint;
+  /** KVM_CLOCK_* bits. */
+  flags: number;
+  /** Host's wall-clock time (ns) with KVM_CLOCK_REALTIME. */
+  realtime?: bigint;
+  host_tsc?: bigint;
+}
+
+/** struct kvm_x86_mce. */
+export interface KvmX86Mce {
+  status: bigint;
+  addr: bigint;
+  misc: bigint;
+  mcg_status: bigint;
+  bank: number;
+}
+
+/** struct kvm_device_attr with its value in place of an address. */
+export interface KvmDeviceAttr {
+  flags: number;
+  group: number;
+  attr: bigint;
+}
+
 export interface KvmMsi {
   address_lo: number;
   address_hi: number;
@@ -379,7 +418,18 @@ export type KvmRunExit =
   | { readonly exit_reason: typeof KvmExit.SYSTEM_EVENT; system_event: { type: number; ndata: number; data: bigint[] } }
   | { readonly exit_reason: typeof KvmExit.IOAPIC_EOI; eoi: { vector: number } }
   | {
-      readonly exit_reason: typeof KvmExit.HLT | typeof KvmExit.IRQ_WINDOW_OPEN | typeof KvmExit.SHUTDOWN;
+      readonly exit_reason: typeof KvmExit.X86_RDMSR | typeof KvmExit.X86_WRMSR;
+      msr: {
+        /** In: userspace answers with #GP. */
+        error: number;
+        reason: number;
+        index: number;
+        /** Written by userspace for X86_RDMSR. */
+        data: bigint;
+      };
+    }
+  | {
+      readonly exit_reason: typeof KvmExit.HLT | typeof KvmExit.DIRTY_RING_FULL | typeof KvmExit.IRQ_WINDOW_OPEN | typeof KvmExit.SHUTDOWN;
     }
   | { readonly exit_reason: typeof KvmExit.INTR | typeof KvmExit.SET_TPR | typeof KvmExit.NMI };
 
@@ -458,6 +508,15 @@ export const KVM_RUN_FIELDS: readonly KvmRunField[] = [
   { name: "mmio.len", offset: 48, size: 4, exit: KvmExit.MMIO, help: "Bytes." },
   { name: "mmio.is_write", offset: 52, size: 1, exit: KvmExit.MMIO, help: "1 for a write." },
   { name: "hypercall.nr", offset: 32, size: 8, exit: KvmExit.HYPERCALL, help: "Hypercall number." },
+  ...[0, 1, 2, 3, 4, 5].map((i) => ({ name: `hypercall.args[${i}]`, offset: 40 + i * 8, size: 8 as const, exit: KvmExit.HYPERCALL, help: "Argument." })),
+  { name: "hypercall.ret", offset: 88, size: 8, exit: KvmExit.HYPERCALL, help: "In: result for the guest." },
+  { name: "hypercall.flags", offset: 96, size: 8, exit: KvmExit.HYPERCALL, help: "Bit 0: the guest was in 64-bit mode." },
+  ...([KvmExit.X86_RDMSR, KvmExit.X86_WRMSR] as const).flatMap((exit) => [
+    { name: "msr.error", offset: 32, size: 1 as const, exit, help: "In: nonzero raises #GP in the guest." },
+    { name: "msr.reason", offset: 40, size: 4 as const, exit, help: "KVM_MSR_EXIT_REASON_*." },
+    { name: "msr.index", offset: 44, size: 4 as const, exit, help: "MSR." },
+    { name: "msr.data", offset: 48, size: 8 as const, exit, help: "Value." },
+  ]),
   { name: "tpr_access.rip", offset: 32, size: 8, exit: KvmExit.TPR_ACCESS, help: "RIP." },
   { name: "tpr_access.is_write", offset: 40, size: 4, exit: KvmExit.TPR_ACCESS, help: "1 for a write." },
   { name: "internal.suberror", offset: 32, size: 4, exit: KvmExit.INTERNAL_ERROR, help: "KVM_INTERNAL_ERROR_*." },

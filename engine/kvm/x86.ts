@@ -9,13 +9,22 @@ import { Off } from "../cpu/state";
 import { TraceKind } from "../trace";
 import { completeUserspaceIo } from "./emulator";
 import { kvmHandleSignalExit, xferToGuestModeHandleWork, xferToGuestModeWorkPending } from "./entry";
+import { kvmDirtyRingCheckRequest } from "./dirtyRing";
 import { Errno, KvmError } from "./errno";
-import { HostVector, localIrqEnable, rdtsc } from "./hostKernel";
+import { HostVector, localIrqEnable } from "./hostKernel";
 import { kvmCpuHasExtint, lapicInKernel, picInKernel } from "./irq";
 import { kvmGetRflags } from "./kvmCacheRegs";
 import { kvmSchedIn, kvmSchedOut, kvmVcpuBlock, kvmVcpuHalt, vcpuLoad, vcpuPut } from "./kvmMain";
-import { kvmApicAcceptEvents, kvmGetApicBase, kvmLapicEnabled } from "./lapic";
-import { kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload } from "./mmu/mmu";
+import {
+  kvmApicAcceptEvents,
+  kvmGetApicBase,
+  kvmLapicEnabled,
+  kvmLapicSyncFromVapic,
+  kvmLapicSyncToVapic,
+  kvmWaitLapicExpire,
+} from "./lapic";
+import { kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload, kvmMmuSyncRoots } from "./mmu/mmu";
+import { kvmGuestTimeUpdate, kvmReadL1Tsc, kvmUpdateMasterclock, recordStealTime } from "./pvclock";
 import { KvmReq, kvmCheckRequest, kvmClearRequest, kvmMakeRequest, kvmRequestPending } from "./requests";
 import { type KvmVcpu, VcpuMode } from "./types";
 import { KVM_SYNC_X86, KVM_SYNC_X86_VALID_FIELDS, KvmExit, KvmMpState, kvmExitName } from "./uapi";
@@ -33,7 +42,7 @@ import {
   kvmVcpuIoctlX86GetVcpuEvents,
   kvmVcpuIoctlX86SetVcpuEvents,
 } from "./x86Regs";
-import { kvmGuestTimeUpdate, kvmLoadGuestFpu, kvmPutGuestFpu } from "./x86Vcpu";
+import { kvmLoadGuestFpu, kvmPutGuestFpu } from "./x86Vcpu";
 
 // --- interrupts injected by userspace -----------------------------------------------------------------------------------
 
@@ -83,7 +92,7 @@ function serviceRequests(vcpu: KvmVcpu): number {
   if (kvmCheckRequest(KvmReq.MMU_FREE_OBSOLETE_ROOTS, vcpu)) kvmMmuFreeObsoleteRoots(vcpu);
   // Timers of the chips follow the clock, not a processor: nothing moves.
   kvmClearRequest(KvmReq.MIGRATE_TIMER, vcpu);
-  kvmClearRequest(KvmReq.MASTERCLOCK_UPDATE, vcpu);
+  if (kvmCheckRequest(KvmReq.MASTERCLOCK_UPDATE, vcpu)) kvmUpdateMasterclock(vcpu.kvm);
   if (kvmCheckRequest(KvmReq.GLOBAL_CLOCK_UPDATE, vcpu)) {
     for (const other of vcpu.kvm.vcpus) kvmMakeRequest(KvmReq.CLOCK_UPDATE, other);
   }
@@ -91,7 +100,7 @@ function serviceRequests(vcpu: KvmVcpu): number {
     const r = kvmGuestTimeUpdate(vcpu);
     if (r !== 0) return r;
   }
-  kvmClearRequest(KvmReq.MMU_SYNC, vcpu);
+  if (kvmCheckRequest(KvmReq.MMU_SYNC, vcpu)) kvmMmuSyncRoots(vcpu);
   if (kvmCheckRequest(KvmReq.LOAD_MMU_PGD, vcpu)) kvmMmuLoadPgd(vcpu);
   if (kvmCheckRequest(KvmReq.TLB_FLUSH, vcpu)) {
     vcpu.stat.tlb_flush++;
@@ -100,7 +109,7 @@ function serviceRequests(vcpu: KvmVcpu): number {
   }
   kvmServiceLocalTlbFlushRequests(vcpu);
   if (kvmCheckRequest(KvmReq.REPORT_TPR_ACCESS, vcpu)) {
-    run.exit = { exit_reason: KvmExit.TPR_ACCESS, tpr_access: { rip: 0n, is_write: 0 } };
+    run.exit = { exit_reason: KvmExit.TPR_ACCESS, tpr_access: { rip: arch.tprAccess.rip, is_write: arch.tprAccess.write ? 1 : 0 } };
     return 0;
   }
   if (kvmCheckRequest(KvmReq.TRIPLE_FAULT, vcpu)) {
@@ -108,6 +117,7 @@ function serviceRequests(vcpu: KvmVcpu): number {
     vcpu.state.mmioNeeded = false;
     return 0;
   }
+  if (kvmCheckRequest(KvmReq.STEAL_UPDATE, vcpu)) recordStealTime(vcpu);
   if (kvmCheckRequest(KvmReq.NMI, vcpu)) processNmi(vcpu);
   if (kvmCheckRequest(KvmReq.IOAPIC_EOI_EXIT, vcpu)) {
     run.exit = { exit_reason: KvmExit.IOAPIC_EOI, eoi: { vector: arch.pendingIoapicEoi } };
@@ -116,8 +126,10 @@ function serviceRequests(vcpu: KvmVcpu): number {
   kvmClearRequest(KvmReq.SCAN_IOAPIC, vcpu);
   kvmClearRequest(KvmReq.LOAD_EOI_EXITMAP, vcpu);
   if (kvmCheckRequest(KvmReq.APIC_PAGE_RELOAD, vcpu)) ops.setApicAccessPageAddr(vcpu);
-  kvmClearRequest(KvmReq.APICV_UPDATE, vcpu);
+  if (kvmCheckRequest(KvmReq.APICV_UPDATE, vcpu)) ops.setVirtualApicMode(vcpu);
+  if (kvmCheckRequest(KvmReq.UPDATE_CPU_DIRTY_LOGGING, vcpu)) ops.updateCpuDirtyLogging(vcpu);
   if (kvmCheckRequest(KvmReq.MSR_FILTER_CHANGED, vcpu)) ops.msrFilterChanged(vcpu);
+  if (kvmDirtyRingCheckRequest(vcpu)) return 0;
   return 1;
 }
 
@@ -129,6 +141,7 @@ function kvmServiceLocalTlbFlushRequests(vcpu: KvmVcpu): void {
   }
   if (kvmCheckRequest(KvmReq.TLB_FLUSH_GUEST, vcpu)) {
     vcpu.stat.tlb_flush++;
+    kvmMmuSyncRoots(vcpu);
     vcpu.module.ops.flushTlbGuest(vcpu);
   }
 }
@@ -163,7 +176,10 @@ function vcpuEnterGuest(vcpu: KvmVcpu): number {
       if (arch.mpState === KvmMpState.INIT_RECEIVED) return 1;
       reqImmediateExit = kvmCheckAndInjectEvents(vcpu) === NEEDS_IMMEDIATE_EXIT;
       if (reqIntWin) ops.enableIrqWindow(vcpu);
-      if (kvmLapicEnabled(vcpu)) updateCr8Intercept(vcpu);
+      if (kvmLapicEnabled(vcpu)) {
+        updateCr8Intercept(vcpu);
+        kvmLapicSyncToVapic(vcpu);
+      }
     }
     const r = kvmMmuReload(vcpu);
     if (r !== 0) {
@@ -184,6 +200,7 @@ function vcpuEnterGuest(vcpu: KvmVcpu): number {
       requestImmediateExit(vcpu);
     }
     loadGuestDebugRegs(vcpu);
+    kvmWaitLapicExpire(vcpu);
   }
 
   const fastpath = ops.vcpuRun(vcpu);
@@ -199,10 +216,11 @@ function vcpuEnterGuest(vcpu: KvmVcpu): number {
     kvmUpdateDr7(vcpu);
   }
   arch.lastVmentryCpu = vcpu.state.cpu;
-  arch.lastGuestTsc = BigInt.asUintN(64, rdtsc(host.processors[vcpu.state.cpu]) + arch.tscOffset);
+  arch.lastGuestTsc = kvmReadL1Tsc(vcpu);
   vcpu.state.mode = VcpuMode.OUTSIDE_GUEST_MODE;
   ops.handleExitIrqoff(vcpu);
   vcpu.stat.exits++;
+  kvmLapicSyncFromVapic(vcpu);
   if (fastpath === Fastpath.EXIT_USERSPACE) return 0;
   return ops.handleExit(vcpu, fastpath);
 }

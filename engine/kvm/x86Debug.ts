@@ -2,6 +2,7 @@
 
 import { KvmError } from "./errno";
 import { kvmGetLinearRip, kvmGetRflags } from "./kvmCacheRegs";
+import { KvmReq, kvmMakeRequest } from "./requests";
 import type { KvmVcpu } from "./types";
 import { type KvmGuestDebug, KvmGuestdbg } from "./uapi";
 import { ExcVector, kvmQueueException } from "./x86Events";
@@ -69,7 +70,10 @@ export function kvmArchVcpuIoctlSetGuestDebug(vcpu: KvmVcpu, dbg: KvmGuestDebug)
   }
   // Read while the TF of a debugger that steps already is still left out: it must not become the guest's.
   const rflags = kvmGetRflagsForUser(vcpu);
+  const blocked = arch.guestDebug & KvmGuestdbg.BLOCKIRQ;
   arch.guestDebug = dbg.control & KvmGuestdbg.ENABLE ? dbg.control : 0;
+  // Blocked interrupts inhibit APICv (APICV_INHIBIT_REASON_BLOCKIRQ).
+  if ((arch.guestDebug & KvmGuestdbg.BLOCKIRQ) !== blocked) kvmMakeRequest(KvmReq.APICV_UPDATE, vcpu);
   if (arch.guestDebug & KvmGuestdbg.USE_HW_BP) {
     for (let i = 0; i < 4; i++) arch.effDb[i] = dbg.debugreg[i] ?? 0n;
     arch.guestDebugDr7 = dbg.debugreg[7] ?? DR7_FIXED_1;

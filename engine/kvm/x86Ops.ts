@@ -25,7 +25,8 @@ export interface KvmX86Ops {
   prepareSwitchToGuest(vcpu: KvmVcpu): void;
 
   updateExceptionBitmap(vcpu: KvmVcpu): void;
-  getMsr(vcpu: KvmVcpu, index: number, hostInitiated: boolean): bigint | null;
+  /** @returns null where #GP is due, undefined for an MSR nobody knows */
+  getMsr(vcpu: KvmVcpu, index: number, hostInitiated: boolean): bigint | null | undefined;
   /** @returns 0, 1 for #GP, or a negative errno */
   setMsr(vcpu: KvmVcpu, index: number, data: bigint, hostInitiated: boolean): number;
   getSegmentBase(vcpu: KvmVcpu, seg: number): bigint;
@@ -78,5 +79,7 @@ export interface KvmX86Ops {
   loadMmuPgd(vcpu: KvmVcpu, root: number, level: number): void;
   vcpuAfterSetCpuid(vcpu: KvmVcpu): void;
   writeTscOffset(vcpu: KvmVcpu): void;
+  writeTscMultiplier(vcpu: KvmVcpu): void;
   msrFilterChanged(vcpu: KvmVcpu): void;
+  updateCpuDirtyLogging(vcpu: KvmVcpu): void;
 }

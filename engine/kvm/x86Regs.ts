@@ -30,7 +30,6 @@ import {
   KVM_MAX_XCRS,
   KVM_SREGS2_FLAGS_PDPTRS_VALID,
   type KvmDebugregs,
-  type KvmFpu,
   KvmMpState,
   type KvmRegs,
   type KvmSregs,
@@ -305,65 +304,6 @@ function setSregsCommon(vcpu: KvmVcpu, s: SregsCommon, ioctl: string, updatePdpt
   const reset = kvmRipRead(vcpu) === 0xfff0n && s.cs.selector === 0xf000 && s.cs.base === 0xffff0000n;
   if (kvmVcpuIsBsp(vcpu) && reset && !isProtmode(vcpu)) arch.mpState = KvmMpState.RUNNABLE;
   kvmMakeRequest(KvmReq.EVENT, vcpu);
-}
-
-/** Offsets of Off.FCW and its kin from the start of the saved FPU area (Off.FCW). */
-export const FPU_AREA = {
-  FCW: 0,
-  FSW: 2,
-  FTW: 4,
-  FOP: 6,
-  FIP: 8,
-  FDP: 0x10,
-  MXCSR: 0x1c,
-  X87: 0x20,
-  VECTOR: 0x100,
-} as const;
-
-/** KVM_GET_FPU */
-export function kvmArchVcpuIoctlGetFpu(vcpu: KvmVcpu): KvmFpu {
-  const area = vcpu.arch.guestFpu;
-  const view = new DataView(area.buffer, area.byteOffset, area.byteLength);
-  const fsw = view.getUint16(FPU_AREA.FSW, true);
-  const top = (fsw >> 11) & 7;
-  const fpr = new Uint8Array(128);
-  const xmm = new Uint8Array(256);
-  for (let i = 0; i < 8; i++) {
-    const at = FPU_AREA.X87 + ((top + i) & 7) * 16;
-    fpr.set(area.subarray(at, at + 10), i * 16);
-  }
-  for (let i = 0; i < 16; i++) {
-    xmm.set(area.subarray(FPU_AREA.VECTOR + i * 64, FPU_AREA.VECTOR + i * 64 + 16), i * 16);
-  }
-  return {
-    fpr,
-    xmm,
-    fcw: view.getUint16(FPU_AREA.FCW, true),
-    fsw,
-    ftwx: view.getUint16(FPU_AREA.FTW, true) & 0xff,
-    last_opcode: view.getUint16(FPU_AREA.FOP, true),
-    last_ip: view.getBigUint64(FPU_AREA.FIP, true),
-    last_dp: view.getBigUint64(FPU_AREA.FDP, true),
-    mxcsr: view.getUint32(FPU_AREA.MXCSR, true),
-  };
-}
-
-/** KVM_SET_FPU */
-export function kvmArchVcpuIoctlSetFpu(vcpu: KvmVcpu, fpu: KvmFpu): void {
-  const area = vcpu.arch.guestFpu;
-  const view = new DataView(area.buffer, area.byteOffset, area.byteLength);
-  const top = (fpu.fsw >> 11) & 7;
-  view.setUint16(FPU_AREA.FCW, fpu.fcw, true);
-  view.setUint16(FPU_AREA.FSW, fpu.fsw, true);
-  view.setUint16(FPU_AREA.FTW, fpu.ftwx, true);
-  view.setUint16(FPU_AREA.FOP, fpu.last_opcode, true);
-  view.setBigUint64(FPU_AREA.FIP, fpu.last_ip, true);
-  view.setBigUint64(FPU_AREA.FDP, fpu.last_dp, true);
-  view.setUint32(FPU_AREA.MXCSR, fpu.mxcsr & 0xffff, true);
-  for (let i = 0; i < 8; i++) {
-    area.set(fpu.fpr.subarray(i * 16, i * 16 + 10), FPU_AREA.X87 + ((top + i) & 7) * 16);
-  }
-  for (let i = 0; i < 16; i++) area.set(fpu.xmm.subarray(i * 16, i * 16 + 16), FPU_AREA.VECTOR + i * 64);
 }
 
 /** KVM_GET_VCPU_EVENTS */

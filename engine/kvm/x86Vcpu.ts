@@ -4,15 +4,23 @@ import { cr4GuestRsvdBits, kvmFindCpuidEntry, kvmUpdateCpuidRuntime } from "./cp
 import { irqchipInKernel } from "./irq";
 import { Cr0, kvmReadCr0, kvmRegisterMarkDirty } from "./kvmCacheRegs";
 import { KvmLapic, kvmLapicReset } from "./lapic";
-import { kvmReadGuest, kvmWriteGuest } from "./memslots";
-import { KVM_MAX_MCE_BANKS, kvmReadL1Tsc, kvmSynchronizeTsc } from "./msrs";
+import { KVM_MAX_MCE_BANKS } from "./mce";
+import {
+  DEFAULT_TSC_SCALING_RATIO,
+  kvmSetTscKhz,
+  kvmStealTimeSetPreempted,
+  kvmSynchronizeTsc,
+} from "./pvclock";
+
 import { KvmReq, kvmMakeRequest } from "./requests";
 import { newKvmVcpuStat } from "./stats";
 import { type KvmVcpu, type KvmVcpuArchState, type KvmVcpuState, VcpuMode, VcpuReg, type VcpuVmxState } from "./types";
 import { KvmMpState, newKvmRun } from "./uapi";
 import { kvmUpdateDr7, kvmUpdateDr0123 } from "./x86Debug";
 import { kvmClearExceptionQueue, kvmClearInterruptQueue, noException } from "./x86Events";
-import { FPU_AREA } from "./x86Regs";
+import { newApicvState } from "./vmx/apicv";
+import { newRmodeState } from "./vmx/rmode";
+import { FPU_AREA } from "./xsave";
 
 /** Bytes of the processor's block that are FPU and vector state: Off.FCW up to the end of the opmask registers. */
 const FPU_BYTES = Off.OPMASK + 64 - Off.FCW;
@@ -20,7 +28,8 @@ const DR6_ACTIVE_LOW = 0xffff0ff0n;
 const DR7_FIXED_1 = 0x400n;
 /** Memory types after power-up: WB, WT, UC-, UC, twice. */
 const MSR_IA32_CR_PAT_DEFAULT = 0x0007040600070406n;
-const MISC_ENABLE_FAST_STRING = 1n;
+/** IA32_MISC_ENABLE: BTS and PEBS unavailable. */
+const MISC_ENABLE_RESET = 0x1800n;
 const PIO_PAGE_SIZE = 4096;
 
 function newArchState(): KvmVcpuArchState {
@@ -71,9 +80,12 @@ function newArchState(): KvmVcpuArchState {
     guestFpu: new Uint8Array(FPU_BYTES),
     guestFpuLoaded: false,
     tscOffset: 0n,
+    virtualTscKhz: 0,
+    tscScalingRatio: DEFAULT_TSC_SCALING_RATIO,
+    thisTscGeneration: 0,
     ia32TscAdjust: 0n,
     lastGuestTsc: 0n,
-    ia32MiscEnable: MISC_ENABLE_FAST_STRING,
+    ia32MiscEnable: MISC_ENABLE_RESET,
     smbase: 0x30000,
     mtrrDefType: 0n,
     mtrrFixed: new BigUint64Array(11),
@@ -88,11 +100,25 @@ function newArchState(): KvmVcpuArchState {
     specCtrl: 0n,
     pvTime: 0n,
     wallClock: 0n,
-    pvTimeVersion: 0,
     pvclockSetGuestStoppedRequest: false,
     stealMsr: 0n,
+    stealPreempted: false,
+    lastSteal: 0,
+    pvEoiPending: false,
+    pvFeatures: 0,
+    pvEnforce: false,
+    asyncPfIntMsr: 0n,
+    pendingExternalVector: -1,
+    expiredTscDeadline: 0n,
+    miscFeaturesEnables: 0n,
+    hwcr: 0n,
+    powerCtl: 0n,
+    pendingMsr: null,
+    sigset: null,
     pvEoiMsr: 0n,
     asyncPfMsr: 0n,
+    tprAccessReporting: false,
+    tprAccess: { rip: 0n, write: false },
     pollControl: 1n,
     apfHalted: false,
     pvUnhalted: false,
@@ -100,6 +126,7 @@ function newArchState(): KvmVcpuArchState {
     pendingIoapicEoi: 0,
     mmuRoot: -1,
     atInstructionBoundary: true,
+    haltRequest: false,
     guestDebug: 0,
   };
 }
@@ -117,6 +144,10 @@ const newVmxState = (): VcpuVmxState => ({
   idtVectoringInfo: 0,
   rflags: 2n,
   emulationRequired: false,
+  rmode: newRmodeState(),
+  apicv: newApicvState(),
+  pmlPage: -1,
+  hvTimerAt: -1,
   msrGuestKernelGsBase: 0n,
   uretMsrs: { star: 0n, lstar: 0n, cstar: 0n, syscallMask: 0n, tscAux: 0n },
   guestStateLoaded: false,
@@ -154,7 +185,10 @@ export const newVcpuState = (vcpuId: number, vcpuIdx: number, cpu: number): KvmV
   mmioFragments: [],
   run: newKvmRun(),
   pioPage: new Uint8Array(PIO_PAGE_SIZE),
-  thread: { cpu, signalPending: false, notifySignal: false, needResched: false, notifyResume: false },
+  dirtyRing: null,
+  runDelay: 0,
+  waitingSince: -1,
+  thread: { cpu, signalPending: false, signals: 0n, notifySignal: false, needResched: false, notifyResume: false },
 });
 
 /** fx_init: FNINIT state, MXCSR at its reset value. */
@@ -176,6 +210,7 @@ export function kvmArchVcpuCreate(vcpu: KvmVcpu): void {
   if (irqchipInKernel(kvm)) vcpu.apic = new KvmLapic(vcpu);
   initFpu(vcpu);
   vcpu.module.ops.vcpuCreate(vcpu);
+  kvmSetTscKhz(vcpu, kvm.arch.tscKhz);
 }
 
 /** kvm_arch_vcpu_postcreate: the TSC starts at 0. */
@@ -199,8 +234,14 @@ export function kvmVcpuReset(vcpu: KvmVcpu, initEvent: boolean): void {
   arch.dr7 = DR7_FIXED_1;
   arch.cr2 = 0n;
   kvmMakeRequest(KvmReq.EVENT, vcpu);
+  arch.asyncPfMsr = 0n;
+  arch.asyncPfIntMsr = 0n;
+  arch.stealMsr = 0n;
+  arch.apfHalted = false;
+  arch.pvTime = 0n;
   if (!initEvent) {
-    arch.ia32MiscEnable = MISC_ENABLE_FAST_STRING;
+    arch.ia32MiscEnable = MISC_ENABLE_RESET;
+    arch.miscFeaturesEnables = 0n;
     arch.xcr0 = 1n;
     arch.xss = 0n;
   }
@@ -248,12 +289,16 @@ export function kvmArchVcpuLoad(vcpu: KvmVcpu, cpu: number): void {
     if (vcpu.state.cpu >= 0) kvmMakeRequest(KvmReq.MIGRATE_TIMER, vcpu);
     vcpu.state.cpu = cpu;
   }
+  vcpu.kvm.runningVcpu = vcpu;
+  kvmMakeRequest(KvmReq.STEAL_UPDATE, vcpu);
 }
 
 /** kvm_arch_vcpu_put */
 export function kvmArchVcpuPut(vcpu: KvmVcpu): void {
+  kvmStealTimeSetPreempted(vcpu);
   vcpu.module.ops.vcpuPut(vcpu);
   vcpu.cpu = null;
+  vcpu.kvm.runningVcpu = null;
 }
 
 /** kvm_load_guest_fpu: the guest's x87, SSE and vector state goes into the processor. */
@@ -270,35 +315,4 @@ export function kvmPutGuestFpu(vcpu: KvmVcpu): void {
   vcpu.arch.guestFpu.set(state.u8.subarray(state.base + Off.FCW, state.base + Off.FCW + FPU_BYTES));
   vcpu.arch.guestFpuLoaded = false;
   vcpu.stat.fpu_reload++;
-}
-
-/** pvclock: 1 GHz ticks to nanoseconds, as a shift by 1 and a fraction of one half. */
-const PVCLOCK_MUL = 0x80000000;
-const PVCLOCK_SHIFT = 1;
-const PVCLOCK_TSC_STABLE = 1;
-const PVCLOCK_GUEST_STOPPED = 2;
-const PVCLOCK_FLAGS = 29;
-
-/** kvm_guest_time_update: the guest's struct pvclock_vcpu_time_info. */
-export function kvmGuestTimeUpdate(vcpu: KvmVcpu): number {
-  const { arch } = vcpu;
-  if (!(arch.pvTime & 1n)) return 0;
-  arch.pvTimeVersion = (arch.pvTimeVersion + 2) >>> 0;
-  const address = Number(arch.pvTime & ~1n);
-  const bytes = new Uint8Array(32);
-  const view = new DataView(bytes.buffer);
-  // The guest clears GUEST_STOPPED itself when it has seen it.
-  const before = new Uint8Array(1);
-  kvmReadGuest(vcpu.kvm, address + PVCLOCK_FLAGS, before);
-  let flags = PVCLOCK_TSC_STABLE | (before[0] & PVCLOCK_GUEST_STOPPED);
-  if (arch.pvclockSetGuestStoppedRequest) flags |= PVCLOCK_GUEST_STOPPED;
-  arch.pvclockSetGuestStoppedRequest = false;
-  view.setUint32(0, arch.pvTimeVersion, true);
-  view.setBigUint64(8, kvmReadL1Tsc(vcpu), true);
-  view.setBigUint64(16, BigInt(vcpu.module.host.clock.now + vcpu.kvm.arch.kvmclockOffset), true);
-  view.setUint32(24, PVCLOCK_MUL, true);
-  view.setInt8(28, PVCLOCK_SHIFT);
-  view.setUint8(PVCLOCK_FLAGS, flags);
-  kvmWriteGuest(vcpu.kvm, address, bytes);
-  return 0;
 }

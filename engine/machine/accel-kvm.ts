@@ -3,7 +3,7 @@
  * controllers and timer are the kernel's; vCPU threads take turns.
  */
 
-import type { Bus, Watchpoint } from "../cpu/cpu";
+import type { Bus, CodeBreakpoint, Watchpoint } from "../cpu/cpu";
 import type { SavedProcessors } from "../cpu/engine";
 import { tripleFaultCause } from "../cpu/system/events";
 import { exitReasonName } from "../cpu/vmx/exit-reasons";
@@ -19,7 +19,7 @@ import type { EntryState } from "./entry-state";
 import { hashBlock, hashMemory, loadMemory, type SavedMemory, saveMemory } from "./host-state";
 import { EmulatedHost, GUEST_RAM_BASE } from "./kvm/emulated-host";
 import { kvmCpuSynchronizePostInit, kvmInitVcpu, kvmVcpuThreadFn, type ThreadOutside } from "./kvm/kvm-exec";
-import { type KVMState, kvmFailure, kvmInit, kvmRegionAdd, kvmSetIrq } from "./kvm/kvm-state";
+import { type KVMState, kvmCommit, kvmFailure, kvmInit, kvmIrqchipSendMsi, kvmSetIrq } from "./kvm/kvm-state";
 import { X86Cpu } from "./kvm/x86-cpu";
 import type { AddressSpace, VcpuView } from "./machine";
 import { GuestMemory } from "./memory-map";
@@ -55,18 +55,24 @@ export class KvmAccelerator implements Accelerator {
     this.host = new EmulatedHost({
       processors: config.smp,
       model,
-      guestMemory: config.memory,
+      guestMemory: config.memory + outside.extraMemory,
       clock,
       trace,
       tier: config.tier,
     });
-    this.guestMemory = new GuestMemory(config.memory, this.host.memory, GUEST_RAM_BASE, (pa, length) => {
-      for (const cpu of this.host.processors) cpu.code.invalidatePhysical(pa, length);
-    });
+    this.guestMemory = new GuestMemory(
+      config.memory,
+      this.host.memory,
+      GUEST_RAM_BASE,
+      (pa, length) => {
+        for (const cpu of this.host.processors) cpu.code.invalidatePhysical(pa, length);
+      },
+      (_before, now) => kvmCommit(this.kvm, now),
+    );
     this.module = loadModules(this.host, config.kvm);
     try {
       this.kvm = kvmInit(openDevKvm(this.module), config.smp);
-      for (const range of this.guestMemory.ranges) kvmRegionAdd(this.kvm, range);
+      kvmCommit(this.kvm, this.guestMemory.ranges);
       this.cpus = Array.from(
         { length: config.smp },
         (_, index) => new X86Cpu(index, model, { apicId: index, smp: config.smp }),
@@ -77,7 +83,7 @@ export class KvmAccelerator implements Accelerator {
     }
     this.buses = this.cpus.map((cpu) => new DeviceBus(trace, cpu.index, null));
     this.thread = this.threadOutside();
-    this.parts = { turn: this.turn, hostPages: this.host.pages, kvm: this.kvm.fd };
+    this.parts = { turn: this.turn, hostPages: this.host.pages, kvm: this.kvm.fd, kvmSlots: this.kvm.slots };
     this.cpus.forEach((cpu, i) => {
       this.parts[`qemuCpu${i}`] = cpu;
     });
@@ -109,6 +115,10 @@ export class KvmAccelerator implements Accelerator {
 
   setGsi(gsi: number, level: boolean): void {
     kvmSetIrq(this.kvm, gsi, level);
+  }
+
+  sendMessage(address: number, addressHigh: number, data: number): void {
+    kvmIrqchipSendMsi(this.kvm, { address, addressHigh, data });
   }
 
   step(instructions: number): boolean {
@@ -188,8 +198,14 @@ export class KvmAccelerator implements Accelerator {
     };
   }
 
-  setBreakpoints(list: readonly { readonly linear: bigint; readonly id: number }[]): void {
-    for (const cpu of this.host.processors) cpu.setBreakpoints(list);
+  setBreakpoints(list: readonly CodeBreakpoint[]): void {
+    // Guest-physical pages lie elsewhere in the host's memory, where the processor meets their code.
+    const onHost = list.flatMap((b): CodeBreakpoint[] => {
+      if (!b.physical) return [b];
+      const pa = this.guestMemory.hostAddress(Number(b.linear));
+      return pa < 0 ? [] : [{ ...b, linear: BigInt(pa), end: undefined }];
+    });
+    for (const cpu of this.host.processors) cpu.setBreakpoints(onHost);
   }
   setWatchpoints(list: readonly Watchpoint[]): void {
     // The processors know host-physical memory, where the guest's pages lie elsewhere.

@@ -3,7 +3,7 @@
  * timer are chips of the machine. vCPUs take turns with a fixed quantum, all on one clock, so a run is exactly repeatable.
  */
 
-import type { Bus, Cpu, InterruptPort, Watchpoint } from "../cpu/cpu";
+import type { Bus, CodeBreakpoint, Cpu, InterruptPort, Watchpoint } from "../cpu/cpu";
 import { RunExit } from "../cpu/cpu";
 import { CpuEngine, type SavedProcessors } from "../cpu/engine";
 import type { Processor } from "../cpu/processor";
@@ -13,7 +13,7 @@ import { cr4Allowed } from "../cpu/system/control-registers";
 import { tripleFaultCause } from "../cpu/system/events";
 import { xcr0Allowed } from "../cpu/system/fpu";
 import { exitReasonName } from "../cpu/vmx/exit-reasons";
-import { SystemApicBus } from "../devices/apic-bus";
+import { messageOf, SystemApicBus } from "../devices/apic-bus";
 import type { Stateful } from "../devices/chip";
 import { I8254 } from "../devices/i8254";
 import { I8259 } from "../devices/i8259";
@@ -27,7 +27,7 @@ import { DeviceBus } from "./device-bus";
 import { applyEntryState, type EntryState } from "./entry-state";
 import { hashBlock, hashMemory, loadMemory, type SavedMemory, saveMemory } from "./host-state";
 import type { AddressSpace, VcpuView } from "./machine";
-import { GuestMemory, ramRanges } from "./memory-map";
+import { EXTRA_MEMORY_BASE, GuestMemory, type RamRange, ramRanges } from "./memory-map";
 import type { PcBoard } from "./pc";
 import { type Run, readRuns, runsOf, writeRuns } from "./scattered-memory";
 
@@ -92,6 +92,7 @@ export class NoAccelerator implements Accelerator {
   private readonly cpus: Processor[] = [];
   private readonly apics: LocalApic[] = [];
   private readonly buses: DeviceBus[] = [];
+  private readonly apicBus = new SystemApicBus();
   private readonly pic: I8259;
   private readonly pit: I8254;
   private readonly ioApic: IoApic;
@@ -101,11 +102,18 @@ export class NoAccelerator implements Accelerator {
 
   constructor(private readonly outside: AccelOutside) {
     const { config, clock, trace, model } = outside;
-    this.memory = new PhysicalMemory(config.memory);
+    this.memory = new PhysicalMemory(config.memory + outside.extraMemory);
     for (const r of ramRanges(config.memory)) this.memory.add("ram", r.name, r.base, r.size);
-    this.guestMemory = new GuestMemory(config.memory, this.memory, null, (pa, length) => this.changed(pa, length));
+    if (outside.extraMemory > 0) this.memory.add("ram", "firmware", EXTRA_MEMORY_BASE, outside.extraMemory);
+    this.guestMemory = new GuestMemory(
+      config.memory,
+      this.memory,
+      null,
+      (pa, length) => this.changed(pa, length),
+      (before, now) => this.remap(before, now),
+    );
 
-    const apicBus = new SystemApicBus();
+    const { apicBus } = this;
     this.pic = new I8259({ set: (level) => this.apics[0].setLint(0, level) });
     this.ioApic = new IoApic(apicBus, 0x20, () => this.pic.acknowledge());
     this.pit = new I8254(clock, "pit", { set: (level) => this.setGsi(0, level) });
@@ -171,6 +179,11 @@ export class NoAccelerator implements Accelerator {
     this.ioApic.setLine(gsi === 0 ? 2 : gsi, level);
   }
 
+  sendMessage(address: number, addressHigh: number, data: number): void {
+    const message = messageOf(address, addressHigh, data);
+    if (message) this.apicBus.deliver(message);
+  }
+
   private attention(id: number): void {
     this.asleep[id] = false;
     this.cpus[id]?.attention();
@@ -230,6 +243,22 @@ export class NoAccelerator implements Accelerator {
 
   private changed(pa: number, length: number): void {
     for (const cpu of this.cpus) cpu.code.invalidatePhysical(pa, length);
+  }
+
+  /** The chip set shows memory in another way: what the processors have remembered of the old one goes. */
+  private remap(before: readonly RamRange[], now: readonly RamRange[]): void {
+    const first = this.memory.allocations[0].offset;
+    this.memory.remap(now.map((r) => ({ ...r, kind: r.kind ?? "ram", offset: first + r.offset })));
+    for (const r of before) {
+      if (
+        now.some(
+          (n) => n.base <= r.base && n.base + n.size >= r.base + r.size && n.offset - n.base === r.offset - r.base,
+        )
+      )
+        continue;
+      this.changed(r.base, r.size);
+    }
+    if (this.cpus.length > 0) this.engine.active.mmu.flushEverything();
   }
 
   /** Physical address of one address, -1 where nothing is. */
@@ -293,7 +322,7 @@ export class NoAccelerator implements Accelerator {
     };
   }
 
-  setBreakpoints(list: readonly { readonly linear: bigint; readonly id: number }[]): void {
+  setBreakpoints(list: readonly CodeBreakpoint[]): void {
     for (const cpu of this.cpus) cpu.setBreakpoints(list);
   }
   setWatchpoints(list: readonly Watchpoint[]): void {

@@ -1,6 +1,6 @@
 /** What the machine asks of the part that runs its vCPUs: the bare processor (accel-none) or KVM's userspace (accel-kvm). */
 import type { VirtualClock } from "../clock";
-import type { Watchpoint } from "../cpu/cpu";
+import type { CodeBreakpoint, Watchpoint } from "../cpu/cpu";
 import type { CpuModel } from "../cpu/models/model";
 import type { Stateful } from "../devices/chip";
 import type { StateHash } from "../memory/hash";
@@ -17,6 +17,8 @@ export interface AccelOutside {
   readonly model: CpuModel;
   readonly clock: VirtualClock;
   readonly trace: Tracer;
+  /** Bytes of memory behind the guest's RAM that the board maps itself (flash, display memory). */
+  readonly extraMemory: number;
   end(ending: Ending): void;
   /** The machine has ended: nobody runs any more. */
   readonly ended: boolean;
@@ -29,6 +31,8 @@ export interface Accelerator {
   readonly parts: Readonly<Record<string, Stateful<unknown>>>;
   /** Interrupt line of the board. */
   setGsi(gsi: number, level: boolean): void;
+  /** A device writes `data` to `address`, where interrupt messages go (SDM 3A 10.11). */
+  sendMessage(address: number, addressHigh: number, data: number): void;
   /** Called once when the board is there: gives the processors their ports and memory-mapped registers. */
   attach(board: PcBoard): void;
   /** Puts the boot processor into the state in which the image starts. */
@@ -42,7 +46,8 @@ export interface Accelerator {
   writeMemory(space: AddressSpace, vcpu: number, address: bigint, bytes: Uint8Array): number;
   translate(vcpu: number, gva: bigint): bigint | undefined;
 
-  setBreakpoints(list: readonly { readonly linear: bigint; readonly id: number }[]): void;
+  /** Physical addresses are guest-physical. */
+  setBreakpoints(list: readonly CodeBreakpoint[]): void;
   setWatchpoints(list: readonly Watchpoint[]): void;
   stopAfter(vcpu: number, count: number): void;
 

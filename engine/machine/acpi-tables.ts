@@ -5,7 +5,10 @@
 import { ACPI_PM_BASE, SLEEP_TYPE_S5 } from "../devices/acpi-pm";
 import { IO_APIC_BASE } from "../devices/io-apic";
 import { LOCAL_APIC_BASE } from "../devices/local-apic";
+import { PciBus } from "../devices/pci/bus";
 import { CMOS_CENTURY } from "../devices/rtc-cmos";
+import { DISPLAY_BASE, DISPLAY_SIZE } from "./memory-map";
+import { PCI_IRQS, PIRQ_IRQS } from "./pci-setup";
 
 export const SCI_IRQ = 9;
 const OEM_ID = "HYSTEP";
@@ -108,13 +111,16 @@ function facs(): Uint8Array {
   return Uint8Array.from(new Bytes().text("FACS").u32(64).zeros(24).u8(2).zeros(31).out);
 }
 
-/** MADT (5.2.12): local APICs, one I/O APIC, ISA IRQ 0 at pin 2, SCI level-triggered, NMI at LINT1. */
+/** MPS INTI flags (table 5.50). */
+const ACTIVE_HIGH_LEVEL = 0xd;
+
+/** MADT (5.2.12): local APICs, one I/O APIC, ISA IRQ 0 at pin 2, SCI and PCI interrupts level-triggered, NMI at LINT1. */
 function madt(cpus: number): Uint8Array {
   const b = new Bytes().u32(LOCAL_APIC_BASE).u32(1);
   for (let id = 0; id < cpus; id++) b.u8(0, 8, id, id).u32(1);
   b.u8(1, 12, IO_APIC_ID, 0).u32(IO_APIC_BASE).u32(0);
   b.u8(2, 10, 0, 0).u32(2).u16(0);
-  b.u8(2, 10, 0, SCI_IRQ).u32(SCI_IRQ).u16(0xd);
+  for (const irq of [SCI_IRQ, ...PCI_IRQS]) b.u8(2, 10, 0, irq).u32(irq).u16(ACTIVE_HIGH_LEVEL);
   b.u8(4, 6, 0xff).u16(0).u8(1);
   return table("APIC", 3, b.out);
 }
@@ -146,6 +152,22 @@ const byteConst = (v: number): number[] => (v === 0 ? [0x00] : [0x0a, v]);
 const scope = (n: string, body: readonly number[]): number[] => pkg([0x10], [0x5c, ...name4(n), ...body]);
 const device = (n: string, body: readonly number[]): number[] => pkg([0x5b, 0x82], [...name4(n), ...body]);
 const packageOf = (...items: number[][]): number[] => pkg([0x12], [items.length, ...items.flat()]);
+const integer = (v: number): number[] => (v < 256 ? byteConst(v) : dword(v));
+
+const PCI_DEVICES = 32;
+const PCI_PINS = 4;
+
+/** _PRT (6.2.13): every pin of every slot at its global system interrupt; nothing to be programmed. */
+function routing(): number[] {
+  const entries: number[][] = [];
+  for (let at = 1; at < PCI_DEVICES; at++) {
+    for (let pin = 0; pin < PCI_PINS; pin++) {
+      const gsi = PIRQ_IRQS[PciBus.pirqOf(at, pin + 1)];
+      entries.push(packageOf(...[at * 0x10000 + 0xffff, pin, 0, gsi].map(integer)));
+    }
+  }
+  return packageOf(...entries);
+}
 
 /** EISA id "PNP0A03" as a compressed dword (19.3.4). */
 function eisaId(id: string): number[] {
@@ -201,9 +223,11 @@ function dsdt(lowMemoryEnd: number): Uint8Array {
         ...ioPort(0xcf8, 8),
         ...addressSpace(0x88, 1, 3, 0, 0xcf7),
         ...addressSpace(0x88, 1, 3, 0xd00, 0xffff),
+        ...addressSpace(0x87, 0, 1, DISPLAY_BASE, DISPLAY_BASE + DISPLAY_SIZE - 1),
         ...addressSpace(0x87, 0, 1, Math.max(lowMemoryEnd, 0xc0000000), 0xfebfffff),
       ]),
     ),
+    ...nameOp("_PRT", routing()),
   ]);
   const rtc = device("RTC_", [
     ...nameOp("_HID", eisaId("PNP0B00")),

@@ -1,7 +1,21 @@
 /** What a machine is made from: the launch configuration's and the command line's common form, already validated. */
 
+import type { DiskSource } from "../devices/block-image";
+
+export type { DiskSource } from "../devices/block-image";
+
 /** Who runs the guest: the bare processor, or the KVM model on VMX or SVM. */
 export type Accel = "none" | "vmx" | "svm";
+
+export const VIRTIO_KINDS = ["console", "rng"] as const;
+export type VirtioKind = (typeof VIRTIO_KINDS)[number];
+
+export interface DiskConfig {
+  /** What errors call it. */
+  readonly name: string;
+  readonly source: DiskSource;
+  readonly readOnly?: boolean;
+}
 
 export interface MachineConfig {
   readonly accel: Accel;
@@ -12,7 +26,24 @@ export interface MachineConfig {
   readonly cpu: string;
   /** Contents of the image, and the name errors call it by. */
   readonly image: { readonly name: string; readonly bytes: Uint8Array };
+  /**
+   * Firmware to start with, at the reset vector; then the image is what the firmware is to boot. An image that is firmware
+   * itself needs no such attribute.
+   */
+  readonly firmware?: { readonly name: string; readonly bytes: Uint8Array };
+  /** Contents of the flash chip with the firmware's variables (OVMF_VARS). The file itself is never written. */
+  readonly firmwareVariables?: { readonly name: string; readonly bytes: Uint8Array };
+  /** IDE drives of a machine with firmware, besides the image. Their files are never written. */
+  readonly drives?: readonly { readonly name: string; readonly bytes: Uint8Array; readonly kind: "disk" | "cdrom" }[];
+  /** Option ROM of the display adapter (vgabios-stdvga.bin). */
+  readonly videoBios?: { readonly name: string; readonly bytes: Uint8Array };
+  /** Virtio disks (/dev/vda ... to Linux). What the guest writes stays in memory, over the source. */
+  readonly disks?: readonly DiskConfig[];
+  /** Further virtio devices: a console (hvc0 to Linux), which then takes what is typed, and a source of random bytes. */
+  readonly virtio?: readonly VirtioKind[];
   readonly initrd?: { readonly name: string; readonly bytes: Uint8Array };
+  /** A reset by the guest starts the image again instead of ending the machine. */
+  readonly reboot?: boolean;
   /** Kernel command line. */
   readonly append: string;
   /** Multiboot modules beyond the initrd. */

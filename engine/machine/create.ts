@@ -1,18 +1,21 @@
 /** Builds a machine from its configuration and drives it: `createMachine` is the one door to this folder. */
 import { NANOSECONDS_PER_INSTRUCTION, VirtualClock } from "../clock";
-import type { Watchpoint } from "../cpu/cpu";
+import type { CodeBreakpoint, Watchpoint } from "../cpu/cpu";
 import { findModel, MODEL_NAMES } from "../cpu/models/models";
 import type { Stateful } from "../devices/chip";
 import { StateHash } from "../memory/hash";
 import { MAX_PHYSICAL, MAX_VCPUS, MiB } from "../memory/layout";
-import { TraceKind, type TracePoint, type Tracer } from "../trace";
+import { silentTracer, TraceKind, type TracePoint, type Tracer } from "../trace";
 import type { Accelerator, AccelOutside } from "./accel";
 import { KvmAccelerator } from "./accel-kvm";
 import { NoAccelerator } from "./accel-none";
 import { type MachineConfig, MachineError } from "./config";
+import { resetEntry } from "./entry-state";
+import { firmwareLayout } from "./firmware/layout";
 import { loadImage } from "./loaders/load";
 import type {
   AddressSpace,
+  DiskChanges,
   Ending,
   Machine,
   MachineEnvironment,
@@ -46,6 +49,12 @@ function check(config: MachineConfig): void {
   }
 }
 
+interface Past {
+  instructions: number;
+  nanoseconds: number;
+  resets: number;
+}
+
 /** The environment's tracer; what the guest has sent by then is out before anybody looks around. */
 class FlushingTracer implements Tracer {
   constructor(
@@ -72,6 +81,8 @@ class PcMachine implements Machine {
   private readonly tracer: Tracer;
   private readonly accel: Accelerator;
   private readonly board: PcBoard;
+  /** What came before the last reset: instructions retired, virtual time, and how many resets there were. */
+  private readonly past: Stateful<Past> = { state: { instructions: 0, nanoseconds: 0, resets: 0 } };
   private idle = false;
   /** Bytes on their way out, by serial port; -1 is the debug console. */
   private outputIndex = 0;
@@ -88,12 +99,14 @@ class PcMachine implements Machine {
     const end = (ending: Ending): void => this.end(ending);
     const model = findModel(config.cpu);
     if (!model) throw new MachineError(`cpu: there is no processor model "${config.cpu}"`);
+    const layout = firmwareLayout(config);
     const hasEnded = (): boolean => this.ending !== null;
     const outside: AccelOutside = {
       config,
       model,
       clock,
       trace: this.tracer,
+      extraMemory: layout?.size ?? 0,
       end,
       get ended() {
         return hasEnded();
@@ -104,13 +117,20 @@ class PcMachine implements Machine {
       clock,
       memory: this.accel.guestMemory,
       config,
+      firmware: layout,
       setGsi: (gsi, level) => this.accel.setGsi(gsi, level),
+      sendMessage: (address, high, data) => this.accel.sendMessage(address, high, data),
       end,
       output: (index, byte) => this.output(index, byte),
     });
     this.accel.attach(this.board);
-    this.board.writeFirmwareTables();
-    this.accel.start(loadImage({ memory: this.accel.guestMemory, config, rsdp: this.board.rsdp }));
+    if (this.board.firmware) {
+      this.board.firmware.start();
+      this.accel.start(resetEntry(model.leaves.find((leaf) => leaf.leaf === 1)?.eax ?? 0));
+    } else {
+      this.board.setUpAsFirmware();
+      this.accel.start(loadImage({ memory: this.accel.guestMemory, config, rsdp: this.board.rsdp }));
+    }
   }
 
   get vcpus(): readonly VcpuView[] {
@@ -150,9 +170,14 @@ class PcMachine implements Machine {
     const lastMoment = clock.now + instructions * NANOSECONDS_PER_INSTRUCTION;
     this.idle = false;
     try {
-      while (!this.ending && clock.instructions < lastInstruction && clock.now < lastMoment) {
+      for (;;) {
+        if (this.ending?.kind === "reset" && this.config.reboot) {
+          this.restart();
+          return;
+        }
+        if (this.ending || clock.instructions >= lastInstruction || clock.now >= lastMoment) break;
         clock.runDue();
-        if (this.ending) break;
+        if (this.ending) continue;
         if (tracer.armed & TraceKind.Poll) {
           tracer.hit({ kind: TraceKind.Poll, vcpu: 0, text: "", detail: {} });
         }
@@ -173,9 +198,28 @@ class PcMachine implements Machine {
     }
   }
 
+  /**
+   * The guest has reset the machine: everything is as when it was made, the image loaded anew, but for what batteries, disks
+   * and the person at the keyboard keep. Virtual time begins again too.
+   */
+  private restart(): void {
+    const { clock, past } = this;
+    const before: Past = {
+      instructions: past.state.instructions + clock.instructions,
+      nanoseconds: past.state.nanoseconds + clock.now,
+      resets: past.state.resets + 1,
+    };
+    this.flushOutput();
+    const putBack = this.board.nonvolatile();
+    const silent: MachineEnvironment = { trace: silentTracer, serialOutput: () => {} };
+    this.restore(new PcMachine(this.config, silent).snapshot());
+    putBack();
+    past.state = before;
+  }
+
   serialInput(bytes: Uint8Array): void {
     this.idle = false;
-    this.board.serial[0].receive(bytes);
+    this.board.receive(bytes);
   }
 
   readMemory(space: AddressSpace, vcpu: number, address: bigint, length: number): Uint8Array {
@@ -188,7 +232,7 @@ class PcMachine implements Machine {
     return this.accel.translate(vcpu, gva);
   }
 
-  setBreakpoints(list: readonly { readonly linear: bigint; readonly id: number }[]): void {
+  setBreakpoints(list: readonly CodeBreakpoint[]): void {
     this.accel.setBreakpoints(list);
   }
   setWatchpoints(list: readonly Watchpoint[]): void {
@@ -198,16 +242,22 @@ class PcMachine implements Machine {
     this.accel.stopAfter(vcpu, count);
   }
 
+  diskChanges(): readonly DiskChanges[] {
+    return this.board.virtio.disks.map((disk) => disk.changes());
+  }
+
   stats(): MachineStats {
     return {
-      instructions: this.clock.instructions,
+      instructions: this.past.state.instructions + this.clock.instructions,
+      nanoseconds: this.past.state.nanoseconds + this.clock.now,
+      resets: this.past.state.resets,
       exits: this.accel.exits(),
       userspaceExits: this.accel.userspaceExits(),
     };
   }
 
   private get parts(): Record<string, Stateful<unknown>> {
-    return { ...this.board.chips, ...this.accel.parts, clock: this.clock };
+    return { ...this.board.chips, ...this.accel.parts, clock: this.clock, past: this.past };
   }
 
   hash(): string {
@@ -233,6 +283,7 @@ class PcMachine implements Machine {
     this.ending = snapshot.parts.ending as Ending | null;
     this.idle = false;
     this.outputBytes = [];
+    this.board.firmware?.updateMap();
     this.accel.load(snapshot.parts.accelerator);
   }
 }

@@ -41,6 +41,7 @@ const DATA_RW = A.WRITABLE | A.ACCESSED;
 
 const CR0_PE_ET = 0x11n;
 const CR0_ET = 0x10n;
+const CR0_CD_NW_ET = 0x60000010n;
 const CR0_PG_PE_ET = 0x80000011n;
 const CR4_PAE = 0x20n;
 const EFER_LME_LMA = 0x500n;
@@ -70,6 +71,26 @@ export function realModeEntry(cs: number, ip: number): EntryState {
     tr: tssSegment(0),
     gdt: { base: 0, limit: 0xffff },
     idt: { base: 0, limit: 0x3ff },
+  };
+}
+
+/** The state behind a reset (SDM 3A table 9-1): the next instruction is at 0xfffffff0. EDX tells the processor's signature. */
+export function resetEntry(signature: number): EntryState {
+  const attributes = PRESENT_S | DATA_RW;
+  return {
+    how: "reset vector, real mode at f000:fff0 with the base ffff0000",
+    gpr: { [Gpr.RDX]: BigInt(signature) },
+    rip: 0xfff0n,
+    rflags: Rflags.FIXED,
+    cr0: CR0_CD_NW_ET,
+    cr3: 0n,
+    cr4: 0n,
+    efer: 0n,
+    cs: { selector: 0xf000, base: 0xffff0000, limit: 0xffff, attributes: PRESENT_S | CODE_XR },
+    data: { selector: 0, base: 0, limit: 0xffff, attributes },
+    tr: tssSegment(0),
+    gdt: { base: 0, limit: 0xffff },
+    idt: { base: 0, limit: 0xffff },
   };
 }
 

@@ -8,14 +8,14 @@ const PAGE = 4096;
 
 /** Pages of memory that are not all zero. */
 export interface SavedMemory {
-  /** Page numbers, counted over all regions in order of their base. */
+  /** Page numbers, counted over all memory in the order it was handed out in. */
   readonly pages: Uint32Array;
   readonly bytes: Uint8Array;
 }
 
-/** Regions that own their memory, in a fixed order. */
+/** All memory there is, seen or not, in a fixed order. */
 function* pagesOf(memory: PhysicalMemory): Generator<number> {
-  for (const r of memory.regions) for (let at = 0; at < r.size; at += PAGE) yield r.offset + at;
+  for (const r of memory.allocations) for (let at = 0; at < r.size; at += PAGE) yield r.offset + at;
 }
 
 function isZero(words: Int32Array, offset: number): boolean {
@@ -55,7 +55,7 @@ export function loadMemory(memory: PhysicalMemory, saved: SavedMemory): void {
 }
 
 export function hashMemory(memory: PhysicalMemory, into: StateHash): void {
-  for (const r of memory.regions) {
+  for (const r of memory.allocations) {
     into.number(r.base);
     into.range(memory.i32, r.offset, r.size);
   }

@@ -51,12 +51,20 @@ export interface VmcsView {
 }
 
 export interface MachineStats {
+  /** Retired by all vCPUs since the machine was made, resets included. */
   readonly instructions: number;
+  /** Virtual time since then. */
+  readonly nanoseconds: number;
+  /** How often the guest has reset the machine and started again. */
+  readonly resets: number;
   /** VM exits by reason name (accel vmx/svm: of the KVM model; accel none: of the processor). */
   readonly exits: Readonly<Record<string, number>>;
   /** KVM_RUN returns to userspace by kvm_run exit reason name. */
   readonly userspaceExits: Readonly<Record<string, number>>;
 }
+
+/** What a guest has changed on a disk, by offset in bytes. */
+export type DiskChanges = readonly { readonly offset: number; readonly bytes: Uint8Array }[];
 
 export interface Machine {
   readonly config: MachineConfig;
@@ -71,7 +79,7 @@ export interface Machine {
    * would take. Deterministic: slicing never changes anything.
    */
   run(instructions: number): void;
-  /** Bytes typed at the first serial port. They arrive at the current instruction count. */
+  /** Bytes typed at the first serial port, or at the virtio console. They arrive at the current instruction count. */
   serialInput(bytes: Uint8Array): void;
 
   /** Shorter than `length` where the space ends or nothing is mapped. `gva` uses the vCPU's current paging. */
@@ -81,11 +89,14 @@ export interface Machine {
   /** Guest-physical address a guest-virtual one maps to now, or undefined. */
   translate(vcpu: number, gva: bigint): bigint | undefined;
 
-  /** Breakpoints are guest-linear addresses, on every vCPU. */
-  setBreakpoints(list: readonly { readonly linear: bigint; readonly id: number }[]): void;
+  /** Breakpoints are guest-linear or guest-physical addresses, on every vCPU. */
+  setBreakpoints(list: readonly import("../cpu/cpu").CodeBreakpoint[]): void;
   setWatchpoints(list: readonly import("../cpu/cpu").Watchpoint[]): void;
   /** Asks for a TraceKind.Instruction trace point after `count` more instructions of one vCPU (0 cancels). */
   stopAfter(vcpu: number, count: number): void;
+
+  /** Changes of each of the configuration's virtio disks, in order. */
+  diskChanges(): readonly DiskChanges[];
 
   stats(): MachineStats;
   /** 128-bit hash (32 hex digits) of all state: registers, memory, chips, time. The same in either tier. */

@@ -22,14 +22,20 @@ export const ACPI_TABLES_BASE = 0xe0000;
 export const FIRMWARE_TABLES_SIZE = 0x20000;
 /** RAM below 4 GiB ends here; the rest goes above 4 GiB. */
 export const LOW_MEMORY_END = 3 * GiB;
+/** Where nobody looks: memory of a firmware machine that is not mapped yet. */
+export const EXTRA_MEMORY_BASE = 1024 * GiB;
 export const MINIMUM_MEMORY = 2 * MiB;
 
-/** A range of guest-physical addresses backed by RAM; `offset` counts from the start of guest RAM as the host has it. */
+/**
+ * A range of guest-physical addresses backed by memory; `offset` counts from the start of the guest's memory as the host
+ * has it: RAM first, then what a firmware machine has besides (flash, display memory). Absent `kind` is RAM.
+ */
 export interface RamRange {
   readonly name: string;
   readonly base: number;
   readonly size: number;
   readonly offset: number;
+  readonly kind?: "ram" | "rom";
 }
 
 /** The RAM ranges of a guest with `memory` bytes, display memory included. */
@@ -89,21 +95,57 @@ export function e820(memory: number): readonly E820Entry[] {
 export class GuestMemory {
   /**
    * @param hostBase physical address (of `physical`) of guest RAM offset 0, or null when guest and host addresses agree
+   * @param changed told of host-physical memory that was written
+   * @param mapped told of a new map, already in force here: the processors and KVM must follow
    */
   constructor(
     readonly size: number,
     private readonly physical: PhysicalMemory,
     private readonly hostBase: number | null,
     private readonly changed: (hostPhysical: number, length: number) => void = () => {},
+    private readonly mapped: (before: readonly RamRange[], now: readonly RamRange[]) => void = () => {},
   ) {
-    this.ranges = ramRanges(size);
+    this.current = ramRanges(size);
+    this.first = physical.allocations[hostBase === null ? 0 : physical.allocations.length - 1]?.offset ?? 0;
   }
 
-  readonly ranges: readonly RamRange[];
+  private current: readonly RamRange[];
+  /** Where offset 0 lies in the engine's memory. */
+  private readonly first: number;
+
+  get ranges(): readonly RamRange[] {
+    return this.current;
+  }
+
+  /** Replaces the map. Nothing happens when it is the same. */
+  map(ranges: readonly RamRange[]): void {
+    const before = this.current;
+    if (sameRanges(before, ranges)) return;
+    this.current = ranges;
+    this.mapped(before, ranges);
+  }
+
+  /** The guest's memory by offset, seen now or not: for chips that own part of it. */
+  bytes(offset: number, length: number): Uint8Array {
+    return this.physical.u8.subarray(this.first + offset, this.first + offset + length);
+  }
 
   /** End of RAM below 4 GiB. */
   get lowEnd(): number {
     return Math.min(this.size, LOW_MEMORY_END);
+  }
+
+  /** A chip has changed bytes of its memory: `offset` as in `bytes`. */
+  touched(offset: number, length: number): void {
+    if (this.hostBase !== null) {
+      this.changed(this.hostBase + offset, length);
+      return;
+    }
+    for (const r of this.ranges) {
+      const from = Math.max(offset, r.offset);
+      const to = Math.min(offset + length, r.offset + r.size);
+      if (from < to) this.changed(r.base + (from - r.offset), to - from);
+    }
   }
 
   /** Physical address in the host of a guest-physical one; -1 where the guest has no RAM. */
@@ -114,6 +156,10 @@ export class GuestMemory {
       }
     }
     return -1;
+  }
+
+  private isRom(gpa: number): boolean {
+    return this.ranges.some((r) => r.kind === "rom" && gpa >= r.base && gpa < r.base + r.size);
   }
 
   /** Bytes of RAM from `gpa` to the end of its range, at most `length`. */
@@ -137,17 +183,23 @@ export class GuestMemory {
     return out;
   }
 
-  /** @returns how many bytes were placed */
+  /** What falls on ROM is dropped. @returns how many bytes found memory */
   write(gpa: number, bytes: Uint8Array): number {
     let done = 0;
     while (done < bytes.length) {
       const n = this.run(gpa + done, bytes.length - done);
       if (n === 0) break;
       const at = this.hostAddress(gpa + done);
-      this.physical.write(at, bytes.subarray(done, done + n));
-      this.changed(at, n);
+      if (!this.isRom(gpa + done)) {
+        this.physical.write(at, bytes.subarray(done, done + n));
+        this.changed(at, n);
+      }
       done += n;
     }
     return done;
   }
 }
+
+const sameRanges = (a: readonly RamRange[], b: readonly RamRange[]): boolean =>
+  a.length === b.length &&
+  a.every((r, i) => r.base === b[i].base && r.size === b[i].size && r.offset === b[i].offset && r.kind === b[i].kind);

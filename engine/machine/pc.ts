@@ -10,16 +10,21 @@ import { DebugConsole, DebugExit } from "../devices/debug-exit";
 import { FwCfg, FwCfgKey, littleEndian } from "../devices/fw-cfg";
 import { I8042 } from "../devices/i8042";
 import { MmioBus } from "../devices/mmio-bus";
-import { PciHost } from "../devices/pci-host";
+import { PciBus } from "../devices/pci/bus";
+import { hostBridge, Piix3, powerManagement } from "../devices/pci/chipset";
 import { PortBus } from "../devices/port-bus";
 import { RtcCmos } from "../devices/rtc-cmos";
 import { Serial8250 } from "../devices/serial-8250";
 import { Vga } from "../devices/vga";
 import { acpiTables, SCI_IRQ } from "./acpi-tables";
 import type { MachineConfig } from "./config";
+import { FirmwareBoard } from "./firmware/firmware-board";
+import type { FirmwareLayout } from "./firmware/layout";
 import type { Ending } from "./machine";
 import { ACPI_TABLES_BASE, DISPLAY_BASE, EBDA_BASE, e820, type GuestMemory } from "./memory-map";
+import { PCI_IRQS, setUpPci } from "./pci-setup";
 import { SMBIOS_BASE, smbiosTables } from "./smbios";
+import { VirtioDevices } from "./virtio";
 
 /** 2000-01-01 00:00:00 UTC: what the real-time clock says when a machine starts. */
 const RTC_START = 946_684_800;
@@ -28,16 +33,24 @@ export interface BoardOutside {
   readonly clock: VirtualClock;
   readonly memory: GuestMemory;
   readonly config: MachineConfig;
+  /** What the machine has besides RAM when it starts with firmware. */
+  readonly firmware?: FirmwareLayout | null;
   /** Interrupt line `gsi` (ISA IRQs 0..15) of the machine's interrupt controllers. */
   setGsi(gsi: number, level: boolean): void;
+  /** A message signalled interrupt: `data` written to `address`. */
+  sendMessage(address: number, addressHigh: number, data: number): void;
   end(ending: Ending): void;
   /** A byte sent by serial port `index`, or by the debug console (-1). */
   output(index: number, byte: number): void;
 }
 
+const ELCR = 0x4d0;
+
 interface LinesState {
-  /** Levels of the board's interrupt lines, GSI 0 in bit 0. */
+  /** What the board's own chips drive, GSI 0 in bit 0. */
   levels: number;
+  /** What PCI interrupts drive. Both may hold one line. */
+  pci: number;
 }
 
 const COM_PORTS = [
@@ -52,19 +65,25 @@ export class PcBoard {
   readonly chips: Record<string, Stateful<unknown>> = {};
   readonly serial: readonly Serial8250[];
   readonly keyboard: I8042;
-  private readonly lines: Stateful<LinesState> = { state: { levels: 0 } };
+  private readonly rtc: RtcCmos;
+  /** Only in machines that start with firmware. */
+  readonly firmware: FirmwareBoard | null;
+  private readonly lines: Stateful<LinesState> = { state: { levels: 0, pci: 0 } };
+  readonly pci: PciBus;
+  readonly isaBridge: Piix3;
+  readonly virtio: VirtioDevices;
   /** Guest-physical address of the ACPI RSDP. */
   readonly rsdp = ACPI_TABLES_BASE;
 
   constructor(private readonly outside: BoardOutside) {
     const { clock, memory, config } = outside;
-    const { ports } = this;
+    const { ports, mmio } = this;
     this.chips.lines = this.lines;
     const reset = (): void => outside.end({ kind: "reset" });
 
     this.serial = COM_PORTS.map(({ port, irq }, i) => {
       const name = `serial${i}`;
-      const uart = new Serial8250(clock, name, this.line(irq), (byte) => outside.output(i, byte));
+      const uart = new Serial8250(clock, name, this.line(irq), (byte) => outside.output(i, byte), true);
       ports.claim(`COM${i + 1}`, port, 8, uart);
       this.chips[name] = uart;
       return uart;
@@ -73,6 +92,7 @@ export class PcBoard {
     const rtc = new RtcCmos(clock, "rtc", this.line(8), RTC_START);
     fillCmos(rtc, memory, config.smp);
     ports.claim("RTC", 0x70, 2, rtc);
+    this.rtc = rtc;
     this.chips.rtc = rtc;
 
     this.keyboard = new I8042(this.line(1), this.line(12), reset);
@@ -85,10 +105,23 @@ export class PcBoard {
     this.chips.portA = portA;
 
     const pm = new AcpiPm(clock, "acpi-pm", this.line(SCI_IRQ), () => outside.end({ kind: "power-off" }));
-    ports.claim("ACPI PM", ACPI_PM_BASE, 12, pm, 4);
     this.chips.acpiPm = pm;
 
-    const pci = new PciHost();
+    this.isaBridge = new Piix3((irqs) => this.setPciIrqs(irqs));
+    const pci = new PciBus({
+      pirq: (levels) => this.isaBridge.setPirqs(levels),
+      message: (address, high, data) => outside.sendMessage(address, high, data),
+    });
+    this.pci = pci;
+    const host = hostBridge(() => this.firmware?.updateMap());
+    pci.add(0, 0, host);
+    pci.add(1, 0, this.isaBridge.function);
+    pci.add(1, 3, powerManagement(pm, ACPI_PM_BASE));
+    ports.attachMovable((port) => {
+      const found = pci.at("io", port);
+      return found && { name: found.name, first: found.base, count: found.size, width: 4, registers: found.registers };
+    });
+    mmio.attachMovable((pa) => pci.at("memory", pa));
     const resetControl = new ResetControl(reset);
     // A 4-byte access at 0xcf8 is CONFIG_ADDRESS; a byte at 0xcf9 is the reset control register.
     ports.claim(
@@ -108,12 +141,30 @@ export class PcBoard {
     this.chips.pci = pci;
     this.chips.resetControl = resetControl;
 
-    const vga = new Vga(clock);
+    this.virtio = new VirtioDevices({
+      ...{ config, dma: memory, pci },
+      output: (index, byte) => outside.output(index, byte),
+    });
+    Object.assign(this.chips, this.virtio.chips);
+
+    const layout = outside.firmware;
+    this.firmware = layout
+      ? new FirmwareBoard({
+          ...{ clock, config, memory, layout, ports, mmio, pci },
+          hostBridge: host,
+          line: (irq) => this.line(irq),
+        })
+      : null;
+    const vga = this.firmware?.vga ?? new Vga(clock);
     ports.claim("VGA", Vga.FIRST_PORT, Vga.PORTS, vga);
     this.chips.vga = vga;
 
     const fwCfg = new FwCfg(memory);
     fillFwCfg(fwCfg, config);
+    if (this.firmware) {
+      this.firmware.fill(fwCfg, rtc);
+      Object.assign(this.chips, this.firmware.chips);
+    } else addE820(fwCfg, config);
     ports.claim("fw_cfg", 0x510, 2, fwCfg.ports, 2);
     ports.claim("fw_cfg DMA", 0x514, 8, fwCfg.dmaPorts, 4);
     this.chips.fwCfg = fwCfg;
@@ -126,30 +177,79 @@ export class PcBoard {
     ports.claim("POST code", 0x80, 1, { read: () => 0xff, write: () => {} });
   }
 
-  /** Puts ACPI and SMBIOS tables and the BIOS data area into guest memory, as firmware leaves them. */
-  writeFirmwareTables(): void {
+  /**
+   * What firmware does before it starts an image: PCI addresses and interrupts, ACPI and SMBIOS tables, the BIOS data area.
+   */
+  setUpAsFirmware(): void {
     const { memory, config } = this.outside;
+    setUpPci(this.pci, this.isaBridge);
+    for (const irq of PCI_IRQS) this.setLevelTriggered(irq);
     memory.write(this.rsdp, acpiTables(this.rsdp, config.smp, memory.lowEnd).bytes);
     memory.write(SMBIOS_BASE, smbiosTables(memory.size, config.smp));
     writeBiosData(memory);
   }
 
-  /** Some device waits for the outside by interrupt: a quiet machine is not a dead one. */
-  get awaitsInput(): boolean {
-    return this.serial[0].awaitsInput;
+  /** Edge/level control register of the PICs (PIIX3 data sheet 3.5.3.7). */
+  private setLevelTriggered(irq: number): void {
+    const port = ELCR + (irq >> 3);
+    this.ports.write(port, 1, this.ports.read(port, 1) | (1 << (irq & 7)));
   }
 
-  /** An interrupt line of the board. Only changes go out. */
+  /** Some device waits for the outside by interrupt: a quiet machine is not a dead one. */
+  get awaitsInput(): boolean {
+    return this.serial[0].awaitsInput || this.virtio.console?.awaitsInput === true;
+  }
+
+  /**
+   * What outlives a reset of the machine: the battery's clock and memory, contents of disks, what waits to be read.
+   * @returns puts it back, after the board has been restored to its start
+   */
+  nonvolatile(): () => void {
+    const { rtc, serial, virtio, firmware } = this;
+    const { memory, seconds } = rtc.now();
+    const typed = serial.map((port) => port.state.backlog);
+    const parts = [virtio.nonvolatile(), firmware?.nonvolatile()];
+    return () => {
+      rtc.state.memory.set(memory);
+      rtc.state.seconds = seconds;
+      rtc.reset();
+      serial.forEach((port, i) => {
+        port.state.backlog = typed[i];
+      });
+      for (const part of parts) part?.();
+    };
+  }
+
+  /** What is typed goes to the virtio console if there is one, else to the first serial port. */
+  receive(bytes: Uint8Array): void {
+    (this.virtio.console ?? this.serial[0]).receive(bytes);
+  }
+
+  /** An interrupt line of the board. */
   private line(gsi: number): Line {
+    const mask = 1 << gsi;
     return {
       set: (level) => {
-        const mask = 1 << gsi;
-        const before = (this.lines.state.levels & mask) !== 0;
-        if (before === level) return;
-        this.lines.state.levels ^= mask;
-        this.outside.setGsi(gsi, level);
+        const { levels, pci } = this.lines.state;
+        this.drive(level ? levels | mask : levels & ~mask, pci);
       },
     };
+  }
+
+  private setPciIrqs(irqs: number): void {
+    this.drive(this.lines.state.levels, irqs);
+  }
+
+  /** Only changes go out. */
+  private drive(levels: number, pci: number): void {
+    const lines = this.lines.state;
+    const before = lines.levels | lines.pci;
+    lines.levels = levels;
+    lines.pci = pci;
+    const changed = before ^ (levels | pci);
+    for (let gsi = 0; changed >>> gsi !== 0; gsi++) {
+      if (changed & (1 << gsi)) this.outside.setGsi(gsi, ((levels | pci) & (1 << gsi)) !== 0);
+    }
   }
 }
 
@@ -183,6 +283,10 @@ function fillFwCfg(fw: FwCfg, config: MachineConfig): void {
   const commandLine = new TextEncoder().encode(`${config.append}\0`);
   fw.addItem(FwCfgKey.CMDLINE_SIZE, littleEndian(commandLine.length, 4));
   fw.addItem(FwCfgKey.CMDLINE_DATA, commandLine);
+}
+
+/** The map for software that starts without firmware. */
+function addE820(fw: FwCfg, config: MachineConfig): void {
   const map = e820(config.memory);
   const table = new Uint8Array(20 * map.length);
   map.forEach((e, i) => {

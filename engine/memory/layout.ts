@@ -41,7 +41,7 @@ export const TLB_ENTRY_SIZE = 32;
  *   +8 i32 host offset of the page's record table (4096 x u32, see cpu/code/)
  */
 export const ITLB_BASE = 0x80000;
-export const ITLB_ENTRIES = 1024;
+export const ITLB_ENTRIES = 4096;
 export const ITLB_ENTRY_SIZE = 16;
 
 /** Everything from here up to the code arena is scratch of the code cache and of both tiers. */

@@ -29,7 +29,8 @@ export class PhysicalMemory {
   readonly i32: Int32Array;
   readonly u32: Uint32Array;
   readonly view: DataView;
-  private readonly map: MemoryRegion[] = [];
+  private map: MemoryRegion[] = [];
+  private readonly backing: MemoryRegion[] = [];
   private next = PHYSICAL_BASE;
 
   /**
@@ -56,6 +57,11 @@ export class PhysicalMemory {
     return this.map;
   }
 
+  /** Memory that was handed out, whether or not it can be seen now: what a snapshot keeps. `base` is where it was first. */
+  get allocations(): readonly MemoryRegion[] {
+    return this.backing;
+  }
+
   /** Backs [base, base + size) with fresh zeroed memory and returns the region. */
   add(kind: RegionKind, name: string, base: number, size: number): MemoryRegion {
     if (base % PAGE !== 0 || size % PAGE !== 0 || size <= 0) {
@@ -64,8 +70,18 @@ export class PhysicalMemory {
     if (this.next + size > this.u8.length) throw new RangeError(`memory region ${name}: capacity exhausted`);
     const region: MemoryRegion = { kind, name, base, size, offset: this.next };
     this.next += size;
+    this.backing.push(region);
     this.place(region);
     return region;
+  }
+
+  /**
+   * Shows memory handed out before in another way: replaces the whole map. The caller sees to translations and code.
+   * @throws RangeError when regions overlap
+   */
+  remap(regions: readonly MemoryRegion[]): void {
+    this.map = [];
+    for (const region of regions) this.place(region);
   }
 
   /** Shows memory that is already there at a second range of physical addresses (a ROM alias, say). */

@@ -35,7 +35,7 @@ describe("an engine that cannot sleep (a page without shared memory)", () => {
 
   test("a breakpoint is reported once, and the machine stands at the end of the slice", () => {
     const { host, sent, ask } = make(LOOP);
-    ask("setBreakpoints", { list: [{ id: 1, linear: CODE + 1n, condition: "" }] });
+    ask("setBreakpoints", { list: [{ id: 1, at: { linear: CODE + 1n }, condition: "" }] });
     ask("resume", { kind: "start" });
     host.slice();
     expect(host.running).toBe(false);

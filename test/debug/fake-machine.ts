@@ -329,9 +329,12 @@ export class FakeMachine implements Machine {
   stopAfter(vcpu: number, count: number): void {
     this.vcpus[vcpu].stopAt = count === 0 ? -1 : this.vcpus[vcpu].retired + count;
   }
+  diskChanges(): [] {
+    return [];
+  }
   stats(): MachineStats {
     const instructions = this.vcpus.reduce((n, v) => n + v.retired, 0);
-    return { instructions, exits: { IO_INSTRUCTION: this.exits }, userspaceExits: {} };
+    return { instructions, exits: { IO_INSTRUCTION: this.exits }, userspaceExits: {}, nanoseconds: 0, resets: 0 };
   }
   hash(): string {
     return "0".repeat(32);

@@ -46,7 +46,7 @@ describe("stepping plain code", () => {
 
   test("a breakpoint inside a call that is stepped over stops there and ends the step", () => {
     const d = new Driver([0xe8, 1, 0, 0, 0, 0xf4, NOP, 0xc3]);
-    d.now("setBreakpoints", { list: [{ id: 7, linear: CODE + 6n, condition: "" }] });
+    d.now("setBreakpoints", { list: [{ id: 7, at: { linear: CODE + 6n }, condition: "" }] });
     expect(d.play(next, go)).toEqual(["breakpoint [7]", "ended: dead-halt"]);
   });
 });
@@ -215,7 +215,7 @@ describe("stop points", () => {
   test("hit counts: from, exactly, every", () => {
     const at = (hit: { kind: "from" | "exactly" | "every"; count: number }, stops: number): number[] => {
       const d = new Driver(LOOP);
-      d.now("setBreakpoints", { list: [{ id: 1, linear: CODE, condition: "", hit }] });
+      d.now("setBreakpoints", { list: [{ id: 1, at: { linear: CODE }, condition: "", hit }] });
       for (let i = 0; i < stops; i++) d.queueNext("resume", i === 0 ? start : go).queueNext("stats", {});
       d.host.serve();
       return d.sent.flatMap((m) =>
@@ -232,7 +232,7 @@ describe("stop points", () => {
   test("a log point writes its line and goes on", () => {
     const d = new Driver([NOP, NOP, 0xf4]);
     d.now("setBreakpoints", {
-      list: [{ id: 1, linear: CODE + 1n, condition: "", log: "at {rip}, {{braces}}, {nothing}" }],
+      list: [{ id: 1, at: { linear: CODE + 1n }, condition: "", log: "at {rip}, {{braces}}, {nothing}" }],
     });
     const lines = d.play(go);
     expect(lines[0]).toMatch(/^log: at 0x1001, \{braces\}, <nothing: nothing is called "nothing" here \(column 1\)>$/);
@@ -241,7 +241,7 @@ describe("stop points", () => {
 
   test("a condition that cannot be evaluated stops and says why", () => {
     const d = new Driver([NOP, NOP, 0xf4]);
-    d.now("setBreakpoints", { list: [{ id: 1, linear: CODE + 1n, condition: "u8[0xffff0000] == 1" }] });
+    d.now("setBreakpoints", { list: [{ id: 1, at: { linear: CODE + 1n }, condition: "u8[0xffff0000] == 1" }] });
     d.play(go);
     const stop = d.sent.find((m) => "event" in m && m.event === "stopped");
     expect(stop).toMatchObject({
@@ -253,9 +253,9 @@ describe("stop points", () => {
     const d = new Driver([NOP, 0xf4]);
     const { refused } = d.now("setBreakpoints", {
       list: [
-        { id: 1, linear: CODE, condition: "rax +" },
-        { id: 2, linear: CODE, condition: "rax = 1" },
-        { id: 3, linear: CODE, condition: "rax == 0" },
+        { id: 1, at: { linear: CODE }, condition: "rax +" },
+        { id: 2, at: { linear: CODE }, condition: "rax = 1" },
+        { id: 3, at: { linear: CODE }, condition: "rax == 0" },
       ],
     });
     expect(refused.map((r) => r.id)).toEqual([1, 2]);
@@ -265,7 +265,7 @@ describe("stop points", () => {
 
   test("the breakpoint where a run starts does not stop it again", () => {
     const d = new Driver(LOOP);
-    d.now("setBreakpoints", { list: [{ id: 1, linear: CODE + 2n, condition: "" }] });
+    d.now("setBreakpoints", { list: [{ id: 1, at: { linear: CODE + 2n }, condition: "" }] });
     expect(d.play(go, go)).toEqual(["breakpoint [1]", "breakpoint [1]"]);
     expect(d.machine.stats().exits.IO_INSTRUCTION).toBe(2);
   });

@@ -4,7 +4,6 @@ import { DebugExit } from "../../engine/devices/debug-exit";
 import { FwCfg } from "../../engine/devices/fw-cfg";
 import { I8042 } from "../../engine/devices/i8042";
 import { MmioBus } from "../../engine/devices/mmio-bus";
-import { PciHost } from "../../engine/devices/pci-host";
 import { PortBus } from "../../engine/devices/port-bus";
 import { Vga } from "../../engine/devices/vga";
 import { newClock, Probe, pass } from "./helpers";
@@ -258,36 +257,6 @@ describe("ACPI fixed hardware (ACPI 4.8.3)", () => {
     expect(resets).toBe(0);
     control.write(0, 1, 6);
     expect(resets).toBe(1);
-  });
-});
-
-describe("PCI configuration mechanism 1", () => {
-  const pci = new PciHost();
-  const read = (device: number, fn: number, register: number): number => {
-    pci.addressPort.write(0, 4, 0x80000000 | (device << 11) | (fn << 8) | register);
-    return pci.dataPorts.read(0, 4);
-  };
-
-  test("host bridge, ISA bridge and power management answer, others read as ones", () => {
-    expect(read(0, 0, 0)).toBe(0x12378086);
-    expect(read(1, 0, 0)).toBe(0x70008086);
-    expect(read(1, 3, 0)).toBe(0x71138086);
-    expect(read(2, 0, 0)).toBe(0xffffffff);
-    expect(read(1, 0, 0xc) >>> 16).toBe(0x80);
-  });
-
-  test("ids cannot be written; the PIRQ routing registers can", () => {
-    read(1, 0, 0);
-    pci.dataPorts.write(0, 4, 0);
-    expect(read(1, 0, 0)).toBe(0x70008086);
-    read(1, 0, 0x60);
-    pci.dataPorts.write(1, 1, 0x0b);
-    expect(read(1, 0, 0x60)).toBe(0x80800b80);
-  });
-
-  test("without the enable bit nothing answers", () => {
-    pci.addressPort.write(0, 4, 0);
-    expect(pci.dataPorts.read(0, 4)).toBe(0xffffffff);
   });
 });
 

@@ -52,6 +52,25 @@ describe("16550A", () => {
     expect(uart.read(5) & 1).toBe(0);
   });
 
+  test("a patient sender waits until the receive interrupt is on, and repeats what a FIFO reset destroys", () => {
+    uart = new Serial8250(clock, "serial1", irq, () => {}, true);
+    type("abc");
+    expect([uart.read(5) & 1, uart.read(0)]).toEqual([0, 0]);
+    out(1, 1);
+    expect(uart.read(5) & 1).toBe(1);
+    out(2, 1);
+    expect([uart.read(0), uart.read(0), uart.read(0)]).toEqual([0x61, 0x62, 0x63]);
+  });
+
+  test("a patient sender takes repeated looks at the line status for listening", () => {
+    uart = new Serial8250(clock, "serial1", irq, () => {}, true);
+    type("a");
+    let looks = 1;
+    while (!(uart.read(5) & 1) && looks < 100) looks++;
+    expect(looks).toBeGreaterThan(8);
+    expect(uart.read(0)).toBe(0x61);
+  });
+
   test("overrun in loopback: without FIFO the new byte replaces the old one, with it the new one is lost", () => {
     setUp(0);
     out(4, 0x10);

@@ -33,6 +33,7 @@ function board() {
     memory,
     config,
     setGsi: (gsi, level) => levels.push([gsi, level]),
+    sendMessage: () => {},
     end: (ending) => endings.push(ending),
     output: (index, byte) => output.push([index, byte]),
   });
@@ -104,7 +105,7 @@ describe("the board", () => {
 
   test("firmware tables: the RSDP at a 16-byte boundary below 1 MiB, COM ports in the BIOS data area", () => {
     const { board: b, memory } = board();
-    b.writeFirmwareTables();
+    b.setUpAsFirmware();
     expect(String.fromCharCode(...memory.read(0xe0000, 8))).toBe("RSD PTR ");
     expect([...memory.read(0x400, 4)]).toEqual([0xf8, 3, 0xf8, 2]);
     expect([...memory.read(0x40e, 2)]).toEqual([0xc0, 0x9f]);

@@ -132,6 +132,13 @@ export class VcpuCode implements CodeCache {
     this.store.flush();
   }
 
+  /** The record for the instruction at RIP where the code TLB leads to one, else 0. */
+  known(): number {
+    const { state } = this.cpu;
+    if (this.mode === CodeMode.LONG64) return this.store.lookup(state.lo(Off.RIP), state.hi(Off.RIP), this.context);
+    return this.store.lookup((state.lo(Off.RIP) + this.base) | 0, 0, this.context);
+  }
+
   /**
    * The record for the instruction at RIP, decoded if need be.
    * @throws CpuFault #PF, or #GP(0) for a RIP beyond CS.limit or not canonical; VmExitTaken
@@ -139,9 +146,7 @@ export class VcpuCode implements CodeCache {
   locate(): number {
     const { state } = this.cpu;
     const long = this.mode === CodeMode.LONG64;
-    const known = long
-      ? this.store.lookup(state.lo(Off.RIP), state.hi(Off.RIP), this.context)
-      : this.store.lookup((state.lo(Off.RIP) + this.base) | 0, 0, this.context);
+    const known = this.known();
     if (known !== 0) return known;
     const { rip } = state;
     const linear = this.linearOf(rip);
@@ -163,6 +168,12 @@ export class VcpuCode implements CodeCache {
   /** Linear address of a RIP. */
   linearOf(rip: bigint): bigint {
     return this.mode === CodeMode.LONG64 ? rip : (rip + BigInt(this.base)) & MASK32;
+  }
+
+  /** Physical address of the instruction at RIP when it has been located, else -1. */
+  physicalOf(linear: bigint): number {
+    const page = this.store.pageAt(Number(linear & MASK32) | 0, Number(linear >> 32n) | 0, this.context);
+    return page ? page.frame * 4096 + Number(linear & 0xfffn) : -1;
   }
 
   private decodeAt(frame: number, host: number, linear: bigint, rip: bigint): number {
@@ -200,7 +211,7 @@ export class VcpuCode implements CodeCache {
         break;
       }
       begun.push([offset, at]);
-      if (store.breakpoints.has(page.linear + BigInt(offset))) {
+      if (store.stopsAt(page, offset)) {
         writePseudo(store.memory, at, Key.BREAK, rip);
         at += RECORD_SIZE;
       }

@@ -44,6 +44,18 @@ interface FrameCode {
 /** The arena is full: everything has been forgotten, and whoever was decoding starts again. */
 export class ArenaFlushed {}
 
+/** Code addresses [from, to): every instruction that begins there gets a BREAK in front. */
+export interface CodeStop {
+  readonly physical: boolean;
+  readonly from: bigint;
+  readonly to: bigint;
+}
+
+function onPage({ physical, from, to }: CodeStop, page: CodePage): boolean {
+  const start = physical ? BigInt(page.frame * 4096) : page.linear;
+  return from < start + 4096n && to > start;
+}
+
 export class CodeStore {
   private readonly frames = new Map<number, FrameCode>();
   /** Code pages by the host offset of their table. */
@@ -57,10 +69,11 @@ export class CodeStore {
   instructions: Instruction[] = [];
   /** Changes whenever records may have become stale: code that runs must look itself up again. */
   generation = 0;
-  /** Linear addresses to stop at, by vCPU. */
-  private readonly stops = new Map<number, readonly bigint[]>();
-  /** Linear addresses that get a BREAK in front of their instruction. */
-  breakpoints: ReadonlySet<bigint> = new Set();
+  /** Code to stop at, by vCPU. */
+  private readonly stops = new Map<number, readonly CodeStop[]>();
+  /** What gets a BREAK in front of its instructions: single linear addresses, and everything else. */
+  private linearStops: ReadonlySet<bigint> = new Set();
+  private otherStops: readonly CodeStop[] = [];
 
   constructor(readonly memory: PhysicalMemory) {
     this.i32 = memory.i32;
@@ -160,10 +173,20 @@ export class CodeStore {
     return this.byTable.get(this.i32[w + 2]);
   }
 
-  /** Whether any breakpoint stands on a linear page. */
-  hasBreakpoints(linear: bigint): boolean {
-    for (const b of this.breakpoints) if ((b & ~0xfffn) === linear) return true;
-    return false;
+  /** Whether a breakpoint stands at an offset of a page. */
+  stopsAt(page: CodePage, offset: number): boolean {
+    const linear = page.linear + BigInt(offset);
+    if (this.linearStops.has(linear)) return true;
+    return this.otherStops.some(({ physical, from, to }) => {
+      const at = physical ? BigInt(page.frame * 4096 + offset) : linear;
+      return at >= from && at < to;
+    });
+  }
+
+  /** Whether any breakpoint stands on a page. */
+  hasBreakpoints(page: CodePage): boolean {
+    for (const b of this.linearStops) if ((b & ~0xfffn) === page.linear) return true;
+    return this.otherStops.some((stop) => onPage(stop, page));
   }
 
   /** Notes that an instruction of `length` bytes at `offset` of the frame was decoded (what lies beyond its end is cut). */
@@ -210,18 +233,20 @@ export class CodeStore {
     this.generation++;
   }
 
-  /** Sets a vCPU's linear addresses to stop at; pages on which that changes anything are decoded anew. */
-  setBreakpoints(vcpu: number, linears: readonly bigint[]): void {
-    this.stops.set(vcpu, linears);
-    const next = new Set([...this.stops.values()].flat());
-    const changed = new Set<bigint>();
-    const page = (linear: bigint): bigint => linear & ~0xfffn;
-    for (const b of next) if (!this.breakpoints.has(b)) changed.add(page(b));
-    for (const b of this.breakpoints) if (!next.has(b)) changed.add(page(b));
-    this.breakpoints = next;
-    if (changed.size === 0) return;
+  /** Sets the code a vCPU is to stop at; pages on which that changes anything are decoded anew. */
+  setBreakpoints(vcpu: number, stops: readonly CodeStop[]): void {
+    const keyed = (): Map<string, CodeStop> =>
+      new Map([...this.stops.values()].flat().map((s) => [`${s.physical}:${s.from}:${s.to}`, s]));
+    const old = keyed();
+    this.stops.set(vcpu, stops);
+    const next = keyed();
+    const isSingle = (s: CodeStop): boolean => !s.physical && s.to === s.from + 1n;
+    this.linearStops = new Set([...next.values()].filter(isSingle).map((s) => s.from));
+    this.otherStops = [...next.values()].filter((s) => !isSingle(s));
+    const changed = [...next, ...old].filter(([key]) => !(next.has(key) && old.has(key))).map(([, stop]) => stop);
+    if (changed.length === 0) return;
     for (const [frame, code] of [...this.frames]) {
-      if (code.pages.some((p) => changed.has(p.linear))) this.dropFrame(frame);
+      if (code.pages.some((page) => changed.some((stop) => onPage(stop, page)))) this.dropFrame(frame);
     }
   }
 }

@@ -27,6 +27,9 @@ export interface RecordViews {
 
 const registerOffset = (reg: number): number => (reg === NO_REG || reg === RIP_BASE ? Off.ZERO : Off.GPR + reg * 8);
 
+/** Host offset of an XMM or YMM register. */
+export const vectorOffset = (reg: number): number => Off.VECTOR + reg * 64;
+
 /** Host offset of what a register operand names. */
 function operandOffset(instruction: Instruction, n: number): number {
   const operand = instruction.operands[n];
@@ -35,6 +38,10 @@ function operandOffset(instruction: Instruction, n: number): number {
       return Off.GPR + operand.reg * 8 + (operand.high ? 1 : 0);
     case OperandKind.SEGMENT:
       return CpuState.segOffset(operand.reg) + SegPart.SELECTOR;
+    case OperandKind.VECTOR:
+      return vectorOffset(operand.reg);
+    case OperandKind.MMX:
+      return Off.X87 + (operand.reg & 7) * 16;
     default:
       return Off.ZERO;
   }
@@ -63,11 +70,17 @@ export function writeRecord(
   i32[(at + Rec.OPERAND0) >> 2] = operandOffset(instruction, 0);
   i32[(at + Rec.OPERAND1) >> 2] = operandOffset(instruction, 1);
   let base = registerOffset(instruction.base);
-  let index = registerOffset(instruction.index);
+  let index = instruction.vsib ? vectorOffset(instruction.index) : registerOffset(instruction.index);
   let { scale } = instruction;
   const { mnemonic } = OPCODES[instruction.opcode];
   // A segment has no part in LEA.
-  if (long && instruction.segment >= Seg.FS && instruction.addressSize === 8 && mnemonic !== "LEA") {
+  if (
+    long &&
+    instruction.segment >= Seg.FS &&
+    instruction.addressSize === 8 &&
+    mnemonic !== "LEA" &&
+    !instruction.vsib
+  ) {
     const segmentBase = CpuState.segOffset(instruction.segment) + SegPart.BASE;
     if (index === Off.ZERO) {
       index = segmentBase;
@@ -102,6 +115,9 @@ export function writeRecord(
   }
   view.setBigUint64(at + Rec.RIP, rip, true);
   i32[(at + Rec.LINK) >> 2] = 0;
+  if (instruction.operands[2].kind !== OperandKind.NONE) {
+    i32[(at + Rec.OPERAND2) >> 2] = operandOffset(instruction, 2) | (operandOffset(instruction, 3) << 16);
+  }
   i32[(at + Rec.HANDLER) >> 2] = binding.handler;
   i32[(at + Rec.SHAPE) >> 2] = binding.shape;
   i32[(at + Rec.EXPECTED) >> 2] = 0;

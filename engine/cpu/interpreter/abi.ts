@@ -24,6 +24,12 @@ export const FILL = type([I32, I32], [I32]);
 /** A slow-road access at EA: read leaves the value in VALUE, write takes it from there, check only checks a write. */
 export const SLOW_ACCESS = type([I32, I32], []);
 
+/**
+ * vector(number, length, immediate) and float(number, length, immediate): TypeScript's computations on VECTOR_SOURCE.
+ * vector @returns VECTOR_FLAGS; float @returns 0, or 1 after an exception, with FAULT_* and STATUS set.
+ */
+export const COMPUTE = type([I32, I32, I32], [I32]);
+
 /** Adjacent helpers, exported by the interpreter module. */
 export const RESOLVE = type([I64], [I32]);
 export const EFFECTIVE_OFFSET = type([I32], [I64]);

@@ -12,7 +12,10 @@ import { RecordContext, type Road } from "./record-context";
 
 /** Compiled modules by the keys in them: machines of one process share them. */
 const modules = new Map<string, WebAssembly.Module>();
-const MAX_CACHED_MODULES = 4096;
+const MAX_CACHED_MODULES = 2048;
+
+/** Small modules after which their functions are put together into one: V8 does not bear tens of thousands. */
+const MAX_SMALL_MODULES = 500;
 
 interface Wanted {
   readonly shape: Shape;
@@ -23,6 +26,9 @@ interface Wanted {
 export class HandlerTable {
   private readonly slots = new Map<string, number>();
   private wanted: Wanted[] = [];
+  /** What is in small modules, and how many these are. */
+  private small: Wanted[] = [];
+  private smallModules = 0;
   private next = 1;
 
   constructor(
@@ -53,6 +59,13 @@ export class HandlerTable {
     if (this.wanted.length === 0) return;
     const list = this.wanted;
     this.wanted = [];
+    this.small.push(...list);
+    if (++this.smallModules > MAX_SMALL_MODULES) {
+      this.installAll(new WebAssembly.Module(build(this.small)), this.small);
+      this.small = [];
+      this.smallModules = 0;
+      return;
+    }
     const key = list.map((w) => `${w.road} ${w.shape.key}`).join("|");
     let module = modules.get(key);
     if (!module) {
@@ -60,11 +73,12 @@ export class HandlerTable {
       if (modules.size >= MAX_CACHED_MODULES) modules.clear();
       modules.set(key, module);
     }
-    this.install(
-      module,
-      list.map((w) => w.slot),
-      "h",
-    );
+    this.installAll(module, list);
+  }
+
+  private installAll(module: WebAssembly.Module, list: readonly Wanted[]): void {
+    const slots = list.map((w) => w.slot);
+    this.install(module, slots, "h");
   }
 
   /** Puts the functions that a module exports as `prefix` and a number into slots of the table. */

@@ -9,7 +9,18 @@ import { ExitStatus, Off } from "../state";
 import { FunctionBuilder, type Label } from "../wasm/function";
 import { ModuleBuilder } from "../wasm/module";
 import { WasmType } from "../wasm/opcodes";
-import { DIVIDE_HIGH, EFFECTIVE_OFFSET, FILL, HANDLER, RESOLVE, RUN, SEGMENT, SLOW_ACCESS, WRAP_OFFSET } from "./abi";
+import {
+  COMPUTE,
+  DIVIDE_HIGH,
+  EFFECTIVE_OFFSET,
+  FILL,
+  HANDLER,
+  RESOLVE,
+  RUN,
+  SEGMENT,
+  SLOW_ACCESS,
+  WRAP_OFFSET,
+} from "./abi";
 import {
   buildDivideHigh,
   buildMiss,
@@ -31,12 +42,16 @@ export interface TypeScriptImports extends Record<string, WebAssembly.ImportValu
   fill(record: number, access: number): number;
   /**
    * Runs a system instruction; RIP is at it, BUDGET as before it. The hook takes it off BUDGET when it has retired.
-   * @returns 0 to go on behind it with BUDGET and TLB_CONTEXT as they are in memory then, 1 to leave
+   * @returns 0 to go on behind it with BUDGET and TLB_CONTEXT as they are in memory then, 1 to leave, or the record to go on
+   *   with
    */
   system(record: number): number;
   slowRead(record: number, access: number): void;
   slowWrite(record: number, access: number): void;
   slowCheck(record: number, access: number): void;
+  /** See COMPUTE. */
+  vector(number: number, length: number, immediate: number): number;
+  float(number: number, length: number, immediate: number): number;
 }
 
 /** Functions the interpreter module gives to out-of-line handlers and regions. */
@@ -54,6 +69,8 @@ export function importHelpers(module: ModuleBuilder): HelperIndices {
     wrapOffset: module.importFunction("wrapOffset", WRAP_OFFSET),
     segment: module.importFunction("segment", SEGMENT),
     divideHigh: module.importFunction("divideHigh", DIVIDE_HIGH),
+    vector: module.importFunction("vector", COMPUTE),
+    float: module.importFunction("float", COMPUTE),
   };
 }
 
@@ -195,11 +212,13 @@ class LoopBuilder {
     const { f, e } = this;
     this.ripOfRecord();
     e.storeAt(Off.BUDGET, e.add(this.budgetValue, e.constant(4, 1)));
-    e.call(this.system, 4, this.recordValue).push();
+    const answer = e.let(e.call(this.system, 4, this.recordValue));
+    e.eq(answer, e.constant(4, 1)).push();
     f.brIf(to.leave);
     e.assign(this.budgetValue, e.loadAt(Off.BUDGET, 4));
     e.assign(e.variableOf(this.context, 8), e.loadAt(Off.TLB_CONTEXT, 8));
-    e.assign(this.recordValue, e.add(this.recordValue, e.constant(4, RECORD_SIZE)));
+    const behind = e.add(this.recordValue, e.constant(4, RECORD_SIZE));
+    e.assign(this.recordValue, e.select(answer, answer, behind));
     f.br(to.next);
   }
 
@@ -265,7 +284,7 @@ function build(): Uint8Array<ArrayBuffer> {
   const segment = module.addFunction(buildSegment());
   const divideHigh = module.addFunction(buildDivideHigh());
   const miss = module.addFunction(buildMiss(fill));
-  // Slow-road imports are for out-of-line handlers only: the loop never uses their indices.
+  // Slow-road imports and computations are for out-of-line handlers only: the loop never uses their indices.
   const none = -1;
   const helpers: HelperIndices = {
     fill,
@@ -277,6 +296,8 @@ function build(): Uint8Array<ArrayBuffer> {
     wrapOffset,
     segment,
     divideHigh,
+    vector: none,
+    float: none,
   };
   const run = module.addFunction(new LoopBuilder(module, helpers, system, miss).build());
   module.export("run", run);

@@ -4,9 +4,12 @@
  */
 
 import { TLB_BASE, TLB_ENTRIES } from "../../memory/layout";
+import { vectorOffset } from "../code/record-writer";
 import { type AddressSegment, Context, type MemoryAccess, type Reference } from "../isa/semantics/context";
 import type { Size, Value } from "../isa/semantics/expressions";
-import type { Shape } from "../isa/semantics/shape";
+import { Form, type Shape } from "../isa/semantics/shape";
+import { MXCSR_QUICK, MXCSR_SETTING } from "../isa/semantics/vector/quick-float";
+import type { Vector } from "../isa/semantics/vector-expressions";
 import { ExitStatus, Off } from "../state";
 import type { FunctionBuilder, Label, Local } from "../wasm/function";
 import { AccessBits } from "./abi";
@@ -23,6 +26,8 @@ export interface HelperIndices {
   readonly wrapOffset: number;
   readonly segment: number;
   readonly divideHigh: number;
+  readonly vector: number;
+  readonly float: number;
 }
 
 /** Where hot handlers go on, inside the interpreter's loop. */
@@ -71,9 +76,10 @@ export class RecordContext extends Context {
     return this.load(this.variableOf(this.record, 4), offset, size);
   }
 
-  private static operandField(index: number): number {
-    if (index > 1) throw new Error("semantics: records hold two register operands");
-    return index === 0 ? Rec.OPERAND0 : Rec.OPERAND1;
+  /** Host offset of the register of an operand. */
+  private operandAt(index: number): Value {
+    if (index < 2) return this.field(index === 0 ? Rec.OPERAND0 : Rec.OPERAND1, 4);
+    return this.zeroExtend(this.field(index === 2 ? Rec.OPERAND2 : Rec.OPERAND3, 2), 4);
   }
 
   // ---- registers
@@ -87,19 +93,61 @@ export class RecordContext extends Context {
     this.storeAt(Off.GPR + index * 8 + (high ? 1 : 0), wide);
   }
 
-  /** SHLD's and SHRD's third operand is CL: it has no field. */
   protected override registerOperand(index: number, size: Size): Value {
-    if (index === 2) return this.gpr(1, size);
-    return this.load(this.field(RecordContext.operandField(index), 4), 0, size);
+    return this.load(this.operandAt(index), 0, size);
   }
 
   protected override setRegisterOperand(index: number, value: Value): void {
     const wide = value.size === 4 ? this.zeroExtend(value, 8) : value;
-    this.store(this.field(RecordContext.operandField(index), 4), 0, wide);
+    this.store(this.operandAt(index), 0, wide);
   }
 
   protected override selectorOperand(index: number): Value {
-    return this.load(this.field(RecordContext.operandField(index), 4), 0, 2);
+    return this.load(this.operandAt(index), 0, 2);
+  }
+
+  override xmm(register: number, half: 0 | 1): Vector {
+    return this.loadVectorAt(vectorOffset(register) + half * 16);
+  }
+
+  override setXmm(register: number, half: 0 | 1, value: Vector): void {
+    this.storeVectorAt(vectorOffset(register) + half * 16, value);
+  }
+
+  override vectorOperand(index: number, half: 0 | 1): Vector {
+    return this.loadVector(this.operandAt(index), half * 16, this.form(index) === Form.MMX ? 8 : 16);
+  }
+
+  override setVectorOperand(index: number, half: 0 | 1, value: Vector): void {
+    const mmx = this.form(index) === Form.MMX;
+    this.storeVector(this.operandAt(index), half * 16, value, mmx ? 8 : 16);
+    // As an x87 register it is a NaN or infinity then (SDM 1 9.5.1).
+    if (mmx) this.store(this.operandAt(index), 8, this.constant(2, 0xffff));
+  }
+
+  override vsibIndices(half: 0 | 1): Vector {
+    return this.loadVector(this.field(Rec.INDEX, 4), half * 16, 16);
+  }
+
+  override vsibOffset(index: Value): Value {
+    const base = this.load(this.field(Rec.BASE, 4), 0, 8);
+    const scaled = this.shl(index, this.zeroExtend(this.field(Rec.SCALE, 1), 8));
+    return this.wrapOffset(this.add(this.add(base, this.field(Rec.DISPLACEMENT, 8)), scaled));
+  }
+
+  override compute(number: number, length: number, immediate: number): Value {
+    const parameters = [number, length, immediate].map((n) => this.constant(4, n));
+    return this.call(this.helpers.vector, 4, ...parameters);
+  }
+
+  override computeFloat(number: number, length: number, immediate: number): void {
+    const parameters = [number, length, immediate].map((n) => this.constant(4, n));
+    this.call(this.helpers.float, 4, ...parameters).push();
+    this.abortIf();
+  }
+
+  override quickFloat(): Value {
+    return this.eq(this.and(this.loadAt(Off.MXCSR, 4), this.constant(4, MXCSR_SETTING)), this.constant(4, MXCSR_QUICK));
   }
 
   override immediate(size: Size): Value {
@@ -202,6 +250,8 @@ export class RecordContext extends Context {
     return {
       load: (size, offset = 0) => this.load(host, offset, size),
       store: (value, offset = 0) => this.store(host, offset, value),
+      loadVector: (bytes, offset = 0) => this.loadVector(host, offset, bytes),
+      storeVector: (vector, bytes, offset = 0) => this.storeVector(host, offset, vector, bytes),
     };
   }
 
@@ -215,7 +265,7 @@ export class RecordContext extends Context {
     };
     if (access !== "read") call(this.helpers.slowCheck, linear, description);
     const part = (offset: number): Value => (offset === 0 ? linear : this.add(linear, this.constant(8, offset)));
-    const described = (size: Size): number => (description & ~AccessBits.SIZE) | size;
+    const described = (size: number): number => (description & ~AccessBits.SIZE) | size;
     return {
       load: (size, offset = 0) => {
         call(this.helpers.slowRead, part(offset), described(size));
@@ -225,11 +275,19 @@ export class RecordContext extends Context {
         this.storeAt(Off.VALUE, value);
         call(this.helpers.slowWrite, part(offset), described(value.size));
       },
+      loadVector: (bytes, offset = 0) => {
+        call(this.helpers.slowRead, part(offset), described(bytes));
+        return this.letVector(this.loadVectorAt(Off.VALUE, bytes));
+      },
+      storeVector: (vector, bytes, offset = 0) => {
+        this.storeVectorAt(Off.VALUE, vector, bytes);
+        call(this.helpers.slowWrite, part(offset), described(bytes));
+      },
     };
   }
 
-  override fault(vector: number, error?: number): void {
-    this.storeAt(Off.FAULT_VECTOR, this.constant(4, vector));
+  override fault(vector: number | Value, error?: number): void {
+    this.storeAt(Off.FAULT_VECTOR, typeof vector === "number" ? this.constant(4, vector) : vector);
     this.storeAt(Off.FAULT_ERROR, this.constant(4, error ?? 0));
     this.storeAt(Off.FAULT_HAS_ERROR, this.constant(4, error === undefined ? 0 : 1));
     this.storeAt(Off.FAULT_EXTRA, this.constant(8, 0));

@@ -25,6 +25,8 @@ export const Rec = {
   RIP: 40,
   /** u32: record of the branch target, 0 while not linked. */
   LINK: 48,
+  /** u16: host offsets of the registers of operands 2 and 3, in the place of LINK: branches have no such operands. */
+  OPERAND2: 48, OPERAND3: 50,
   /** u32: slot of the function table for Key.COLD; index of the Instruction for Key.SYSTEM. */
   HANDLER: 52,
   /** u32: index of the instruction's shape. */

@@ -13,10 +13,16 @@ import { FIRST_HOT, Key, Rec } from "./record";
 
 const TABLE_SIZE = 4096;
 
+/** Rows whose semantics ask for the value of the immediate. */
+const IMMEDIATE_MATTERS: readonly boolean[] = OPCODES.map(
+  (r) => semantics.get(r.mnemonic)?.needs.immediateValue === true,
+);
+
 /** A number that is different for instructions of different shapes: everything `shapeOf` looks at. */
 function signatureOf(i: Instruction, long: boolean): number {
   const [a, b, c] = i.operands;
-  const memory = a.kind === OperandKind.MEMORY ? 1 : b.kind === OperandKind.MEMORY ? 2 : 0;
+  const memory =
+    a.kind === OperandKind.MEMORY ? 1 : b.kind === OperandKind.MEMORY ? 2 : c.kind === OperandKind.MEMORY ? 3 : 0;
   const registers = (a.kind === OperandKind.GPR ? 1 : 0) | (b.kind === OperandKind.GPR ? 2 : 0);
   const last = c.kind === OperandKind.NONE ? b : c;
   const count =
@@ -26,7 +32,8 @@ function signatureOf(i: Instruction, long: boolean): number {
   bits |= (i.index !== NO_REG && plainBase ? 1 << 7 : 0) | (i.segment >= Seg.FS ? 1 << 8 : 0) | (i.condition << 9);
   bits |= (i.rep === 0 ? 0 : i.rep === 0xf3 ? 1 : 2) << 13;
   const sizes = (Math.log2(i.operandSize) - 1) * 3 + Math.log2(i.addressSize) - 1;
-  return (i.opcode * 9 + sizes) * (1 << 15) + bits;
+  const vector = (IMMEDIATE_MATTERS[i.opcode] ? i.immediate & 0xff : 0) * 4 + i.vex / 16;
+  return ((i.opcode * 9 + sizes) * (1 << 15) + bits) * 1024 + vector;
 }
 
 export class Tier0 {
@@ -69,10 +76,9 @@ export class Tier0 {
 
   private bindShape(instruction: Instruction, long: boolean): Binding {
     const row = OPCODES[instruction.opcode];
-    if (row.system) return { key: Key.SYSTEM, handler: 0, shape: 0 };
-    const found = semantics.get(row.mnemonic);
-    if (!found)
-      throw new Error(`the opcode table has ${row.mnemonic}, which is neither a system instruction nor has semantics`);
+    const found = row.system ? undefined : semantics.get(row.mnemonic);
+    // Without semantics the handler of its mnemonic runs it, or says that it is undefined.
+    if (!found) return { key: Key.SYSTEM, handler: 0, shape: 0 };
     const shape = shapeOf(instruction, long, found.needs);
     const index = this.shapeIndex(shape);
     const key = this.hot.get(shape.key);

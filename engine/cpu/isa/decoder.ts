@@ -36,6 +36,15 @@ const direct = new Int16Array(4 * 256).fill(NO_ROW);
 /** By map << 8 | opcode: whether a ModRM byte follows. */
 const withModrm = new Uint8Array(4 * 256);
 
+/**
+ * VEX: by (map << 8 | opcode) << 2 | pp as `direct`. A block has an entry per 64-bit mode, VEX.W, VEX.L, mod 3, reg, in this
+ * order from the high bits down.
+ */
+const vexDirect = new Int16Array(4 * 4 * 256).fill(NO_ROW);
+const VEX_VARIANT_SIZE = 128;
+/** VZEROUPPER and VZEROALL: the one VEX opcode without ModRM. */
+const VEX_WITHOUT_MODRM = (OpcodeMap.TWO << 8) | 0x77;
+
 function conditions(row: OpcodeRow): number {
   let n = 0;
   if (row.reg >= 0) n += 2;
@@ -79,6 +88,7 @@ function matches(row: OpcodeRow, column: number, mode: number, modrm: number): b
 function buildTables(): Int16Array {
   const byOpcode: OpcodeRow[][] = Array.from({ length: 4 * 256 }, () => []);
   for (const row of OPCODES) {
+    if (row.vex) continue;
     for (let i = 0; i < row.span; i++) byOpcode[(row.map << 8) | (row.opcode + i)].push(row);
   }
   const blocks: Int16Array[] = [];
@@ -112,6 +122,41 @@ function buildTables(): Int16Array {
 
 const variants = buildTables();
 
+/** Column of the mandatory prefix that VEX.pp stands for. */
+function vexColumn(row: OpcodeRow): number {
+  return row.prefix === "66" ? Column.P66 : row.prefix === "F3" ? Column.PF3 : row.prefix === "F2" ? Column.PF2 : 0;
+}
+
+function vexMatches(row: OpcodeRow, variant: number): boolean {
+  const long = (variant & 64) !== 0;
+  if (row.mode === (long ? "i64" : "o64")) return false;
+  if (row.w === (variant & 32 ? "W0" : "W1") || row.l === (variant & 16 ? "L0" : "L1")) return false;
+  if (row.mod === (variant & 8 ? "mem" : "reg")) return false;
+  return row.reg < 0 || row.reg === (variant & 7);
+}
+
+function buildVexTables(): Int16Array {
+  const byKey = new Map<number, OpcodeRow[]>();
+  for (const row of OPCODES) {
+    if (!row.vex) continue;
+    const key = (((row.map << 8) | row.opcode) << 2) | vexColumn(row);
+    byKey.set(key, [...(byKey.get(key) ?? []), row]);
+  }
+  const blocks: number[] = [];
+  for (const [key, rows] of byKey) {
+    vexDirect[key] = -2 - blocks.length / VEX_VARIANT_SIZE;
+    const ordered = rows.sort((a, b) => conditions(a) - conditions(b));
+    for (let variant = 0; variant < VEX_VARIANT_SIZE; variant++) {
+      let found = NO_ROW;
+      for (const row of ordered) if (vexMatches(row, variant)) found = row.index;
+      blocks.push(found);
+    }
+  }
+  return Int16Array.from(blocks);
+}
+
+const vexVariants = buildVexTables();
+
 /** Opcode 90 with REX.B is an exchange with R8, not a NOP (SDM 2B, NOP). */
 const XCHG_90 = OPCODES.findIndex((row) => row.mnemonic === "XCHG" && row.opcode === 0x90 && row.span === 8);
 
@@ -120,10 +165,12 @@ const CODE_NUMBER: Readonly<Record<OperandCode, number>> = {
   A: 1, C: 2, D: 3, E: 4, G: 5, I: 6, J: 7, M: 8, O: 9, R: 10, S: 11, X: 12, Y: 13, Z: 14,
   AL: 15, AH: 16, AX: 15, CL: 17, DX: 18, rAX: 15, rDX: 18, eAX: 15,
   ES: 20, CS: 21, SS: 22, DS: 23, FS: 24, GS: 25, "1": 26,
+  V: 27, W: 28, U: 29, H: 30, L: 31, P: 32, Q: 33, N: 34, B: 35, XMM0: 36, DIq: 37, DIdq: 37,
 };
 // biome-ignore format: operand types likewise
 const TYPE_NUMBER: Readonly<Record<OperandType, number>> = {
   "": 0, b: 1, w: 2, d: 3, q: 4, dq: 5, v: 6, z: 7, y: 8, p: 9, s: 10, a: 11, ub: 12, uw: 13, vw: 14,
+  qq: 15, x: 16, x2: 17, x4: 18, x8: 19, yb: 20, yw: 21, yd: 22, t: 23,
 };
 const T = TYPE_NUMBER;
 const K = CODE_NUMBER;
@@ -133,19 +180,29 @@ const MAX_OPERANDS = 4;
 const operandCount = new Uint8Array(OPCODES.length);
 const operandCode = new Uint8Array(OPCODES.length * MAX_OPERANDS);
 const operandType = new Uint8Array(OPCODES.length * MAX_OPERANDS);
-/** Per row: bit 0 LOCK allowed, bit 1 d64, bit 2 f64. */
+/** Per row: bit 0 LOCK allowed, bit 1 d64, bit 2 f64, bit 3 VSIB, bit 4 VEX.vvvv is an operand, bit 5 VEX.L is ignored. */
 const rowFlags = new Uint8Array(OPCODES.length);
 const LOCKABLE = 1;
 const D64 = 2;
 const F64 = 4;
+const VSIB = 8;
+const VVVV = 16;
+const LIG = 32;
 for (const row of OPCODES) {
   operandCount[row.index] = row.operands.length;
   row.operands.forEach((operand, i) => {
     operandCode[row.index * MAX_OPERANDS + i] = CODE_NUMBER[operand.code];
     operandType[row.index * MAX_OPERANDS + i] = TYPE_NUMBER[operand.type];
   });
-  rowFlags[row.index] = (row.lock ? LOCKABLE : 0) | (row.size64 === "d64" ? D64 : 0) | (row.size64 === "f64" ? F64 : 0);
+  let flags = (row.lock ? LOCKABLE : 0) | (row.size64 === "d64" ? D64 : 0) | (row.size64 === "f64" ? F64 : 0);
+  if (row.vsib) flags |= VSIB;
+  if (row.operands.some((o) => o.code === "H" || o.code === "B")) flags |= VVVV;
+  if (row.l === "any" && !row.operands.some((o) => o.type.startsWith("x"))) flags |= LIG;
+  rowFlags[row.index] = flags;
 }
+
+/** Vector length of the instruction being decoded, bytes. */
+let vectorLength = 16;
 
 /** Bytes of an operand type at an operand size; 0 where the mnemonic defines it. */
 function sizeOf(type: number, operandSize: number, long: boolean, register: boolean): number {
@@ -160,6 +217,8 @@ function sizeOf(type: number, operandSize: number, long: boolean, register: bool
       return 4;
     case T.q:
       return 8;
+    case T.t:
+      return 10;
     case T.dq:
       return 16;
     case T.v:
@@ -176,6 +235,22 @@ function sizeOf(type: number, operandSize: number, long: boolean, register: bool
       return operandSize * 2;
     case T.vw:
       return register ? operandSize : 2;
+    case T.qq:
+      return 32;
+    case T.x:
+      return vectorLength;
+    case T.x2:
+      return vectorLength >> 1;
+    case T.x4:
+      return vectorLength >> 2;
+    case T.x8:
+      return vectorLength >> 3;
+    case T.yb:
+      return register ? (operandSize === 8 ? 8 : 4) : 1;
+    case T.yw:
+      return register ? (operandSize === 8 ? 8 : 4) : 2;
+    case T.yd:
+      return register && operandSize === 8 ? 8 : 4;
     default:
       return 0;
   }
@@ -205,7 +280,7 @@ function i32(): number {
 }
 
 /** Reads SIB and displacement. Returns whether all their bytes were there. */
-function readAddress(modrm: number, rex: number, override: number, into: Instruction): boolean {
+function readAddress(modrm: number, rex: number, override: number, vsib: boolean, into: Instruction): boolean {
   const mod = modrm >> 6;
   const rm = modrm & 7;
   let base: number;
@@ -234,7 +309,7 @@ function readAddress(modrm: number, rex: number, override: number, into: Instruc
       const sib = source[position++];
       scale = sib >> 6;
       index = ((sib >> 3) & 7) | ((rex & 2) << 2);
-      if (index === 4) {
+      if (index === 4 && !vsib) {
         index = NO_REG;
         scale = 0;
       }
@@ -292,6 +367,9 @@ function setGeneral(operand: Operand, reg: number, size: number, rex: number): v
   } else operand.reg = reg;
 }
 
+/** Column of VEX.pp: none, 66, F3, F2 (SDM 2A 2.3.6.2). */
+const VEX_PP = [Column.NONE, Column.P66, Column.PF3, Column.PF2] as const;
+
 /** Why the bytes did not suffice: the instruction is too long, or the caller has to fetch more. */
 function shortage(at: number): number {
   return limit === at + MAX_INSTRUCTION_LENGTH ? DecodeError.TOO_LONG : DecodeError.MORE;
@@ -302,6 +380,7 @@ export const decode: Decode = (bytes, at, end, width, into) => {
   position = at;
   limit = Math.min(end, at + MAX_INSTRUCTION_LENGTH);
   longMode = width === 64;
+  vectorLength = 16;
 
   // Prefixes, in any order and number; a REX counts only directly before the opcode.
   let operandPrefix = false;
@@ -352,7 +431,35 @@ export const decode: Decode = (bytes, at, end, width, into) => {
   }
 
   let key: number = byte;
-  if (byte === 0x0f) {
+  let vex = 0;
+  let vvvv = 0;
+  if ((byte & 0xfe) === 0xc4) {
+    // C4 and C5 are LES and LDS where the next byte, taken as ModRM, names memory; in 64-bit mode there are none.
+    if (position >= limit) return shortage(at);
+    vex = longMode || source[position] >= 0xc0 ? byte : 0;
+  }
+  if (vex !== 0) {
+    // Not together with these (SDM 2A 2.3.2 to 2.3.4).
+    if (operandPrefix || lock || rep !== Rep.NONE || rex !== 0) return DecodeError.UD;
+    let bits = source[position++];
+    // R, X and B stand inverted, as vvvv does. Outside 64-bit mode there are eight registers.
+    rex = ~bits & 0x80 ? 4 : 0;
+    key = OpcodeMap.TWO << 8;
+    if (byte === 0xc4) {
+      rex |= (~bits & 0x60) >> 5;
+      key = (bits & 0x1f) << 8;
+      if (key === 0 || key > OpcodeMap.THREE_3A << 8) return DecodeError.UD;
+      if (position >= limit) return shortage(at);
+      bits = source[position++];
+      rex |= (bits & 0x80) >> 4;
+    }
+    if (!longMode) rex &= 8;
+    vvvv = (~bits >> 3) & 15;
+    vectorLength = bits & 4 ? 32 : 16;
+    if (position >= limit) return shortage(at);
+    byte = source[position++];
+    key = ((key | byte) << 2) | VEX_PP[bits & 3];
+  } else if (byte === 0x0f) {
     if (position >= limit) return shortage(at);
     byte = source[position++];
     key = (OpcodeMap.TWO << 8) | byte;
@@ -364,13 +471,19 @@ export const decode: Decode = (bytes, at, end, width, into) => {
     }
   }
 
-  let row = direct[key];
+  let row = vex !== 0 ? vexDirect[key] : direct[key];
   let modrm = -1;
-  if (withModrm[key] !== 0) {
+  if (vex !== 0 ? row <= -2 && key >> 2 !== VEX_WITHOUT_MODRM : withModrm[key] !== 0) {
     if (position >= limit) return shortage(at);
     modrm = source[position++];
   }
-  if (row <= -2) {
+  if (vex !== 0) {
+    if (row <= -2) {
+      const selector = modrm < 0 ? 0 : ((modrm >> 3) & 7) | (modrm >= 0xc0 ? 8 : 0);
+      const variant = (longMode ? 64 : 0) | ((rex & 8) << 2) | (vectorLength & 32 ? 16 : 0) | selector;
+      row = vexVariants[(-2 - row) * VEX_VARIANT_SIZE + variant];
+    }
+  } else if (row <= -2) {
     const column =
       rep === Rep.REPE ? Column.PF3 : rep === Rep.REPNE ? Column.PF2 : operandPrefix ? Column.P66 : Column.NONE;
     const mode = !longMode ? 0 : rex & 8 ? 2 : 1;
@@ -381,7 +494,13 @@ export const decode: Decode = (bytes, at, end, width, into) => {
 
   const flags = rowFlags[row];
   let operandSize: number;
-  if (longMode) {
+  if (vex !== 0) {
+    if (!(flags & VVVV)) {
+      if (vvvv !== 0) return DecodeError.UD;
+    } else if (!longMode) vvvv &= 7;
+    if (flags & LIG) vectorLength = 16;
+    operandSize = longMode && rex & 8 ? 8 : 4;
+  } else if (longMode) {
     operandSize = rex & 8 || flags & F64 ? 8 : operandPrefix ? 2 : flags & D64 ? 8 : 4;
   } else operandSize = (width === 16) === operandPrefix ? 4 : 2;
 
@@ -403,6 +522,8 @@ export const decode: Decode = (bytes, at, end, width, into) => {
   into.condition = byte & 15;
   into.rex = rex;
   into.modrm = modrm;
+  into.vex = vex === 0 ? 0 : vectorLength;
+  into.vsib = false;
 
   let addressRead = false;
   let immediateRead = false;
@@ -422,11 +543,62 @@ export const decode: Decode = (bytes, at, end, width, into) => {
       case K.E:
       case K.M:
         if (modrm < 0xc0) {
-          if (!addressRead && !readAddress(modrm, rex, override, into)) return shortage(at);
+          if (!addressRead && !readAddress(modrm, rex, override, (flags & VSIB) !== 0, into)) return shortage(at);
           addressRead = true;
           operand.kind = OperandKind.MEMORY;
           operand.size = sizeOf(type, operandSize, longMode, false);
         } else setGeneral(operand, (modrm & 7) | ((rex & 1) << 3), sizeOf(type, operandSize, longMode, true), rex);
+        break;
+      case K.V:
+        setRegister(operand, OperandKind.VECTOR, ((modrm >> 3) & 7) | ((rex & 4) << 1), sizeOf(type, 0, false, true));
+        break;
+      case K.W:
+        if (modrm < 0xc0) {
+          if (!addressRead && !readAddress(modrm, rex, override, false, into)) return shortage(at);
+          addressRead = true;
+          operand.kind = OperandKind.MEMORY;
+          operand.size = sizeOf(type, 0, false, false);
+        } else setRegister(operand, OperandKind.VECTOR, (modrm & 7) | ((rex & 1) << 3), sizeOf(type, 0, false, true));
+        break;
+      case K.U:
+        setRegister(operand, OperandKind.VECTOR, (modrm & 7) | ((rex & 1) << 3), sizeOf(type, 0, false, true));
+        break;
+      case K.H:
+        setRegister(operand, OperandKind.VECTOR, vvvv, sizeOf(type, 0, false, true));
+        break;
+      case K.L:
+        if (position >= limit) return shortage(at);
+        setRegister(
+          operand,
+          OperandKind.VECTOR,
+          (source[position++] >> 4) & (longMode ? 15 : 7),
+          sizeOf(type, 0, false, true),
+        );
+        break;
+      case K.P:
+        setRegister(operand, OperandKind.MMX, (modrm >> 3) & 7, sizeOf(type, 0, false, true));
+        break;
+      case K.Q:
+        if (modrm < 0xc0) {
+          if (!addressRead && !readAddress(modrm, rex, override, false, into)) return shortage(at);
+          addressRead = true;
+          operand.kind = OperandKind.MEMORY;
+          operand.size = sizeOf(type, 0, false, false);
+        } else setRegister(operand, OperandKind.MMX, modrm & 7, sizeOf(type, 0, false, true));
+        break;
+      case K.N:
+        setRegister(operand, OperandKind.MMX, modrm & 7, sizeOf(type, 0, false, true));
+        break;
+      case K.B:
+        setRegister(operand, OperandKind.GPR, vvvv, sizeOf(type, operandSize, longMode, true));
+        break;
+      case K.DIq:
+        operand.kind = OperandKind.MEMORY;
+        operand.size = sizeOf(type, 0, false, false);
+        into.base = 7;
+        break;
+      case K.XMM0:
+        setRegister(operand, OperandKind.VECTOR, 0, vectorLength);
         break;
       case K.G:
         setGeneral(operand, ((modrm >> 3) & 7) | ((rex & 4) << 1), sizeOf(type, operandSize, longMode, true), rex);
@@ -528,6 +700,13 @@ export const decode: Decode = (bytes, at, end, width, into) => {
     }
   }
 
+  if (flags & VSIB) {
+    // Destination, index and mask must differ, and there must be an index: a SIB byte (SDM 2A 2.3.12).
+    const destination = into.operands[0].reg;
+    if ((modrm & 7) !== 4 || into.addressSize === 2) return DecodeError.UD;
+    if (destination === into.index || destination === vvvv || into.index === vvvv) return DecodeError.UD;
+    into.vsib = true;
+  }
   if (lock && !(flags & LOCKABLE && into.operands[0].kind === OperandKind.MEMORY)) return DecodeError.UD;
   into.length = position - at;
   return into.length;

@@ -15,7 +15,7 @@ export const OperandKind = {
   SEGMENT: 5, CONTROL: 6, DEBUG: 7,
   /** Direct far pointer: offset in `immediate`, selector in `immediate2`. */
   FAR: 8,
-  /** Register stack element ST(i), MMX register, XMM/YMM/ZMM register, opmask register. */
+  /** Register stack element ST(i), MMX register, XMM or YMM register, opmask register. */
   X87: 9, MMX: 10, VECTOR: 11, OPMASK: 12, BOUNDS: 13,
 } as const;
 export type OperandKind = (typeof OperandKind)[keyof typeof OperandKind];
@@ -56,6 +56,8 @@ export interface Instruction {
    */
   base: number;
   index: number;
+  /** `index` is a vector register (VSIB, SDM 2A 2.3.12), always given. */
+  vsib: boolean;
   /** log2 of the index factor: 0..3. */
   scale: number;
   /** Displacement, sign-extended to 32 bits; `displacementHigh` is its upper half (only moffs64 has other than the sign). */
@@ -81,6 +83,8 @@ export interface Instruction {
   rex: number;
   /** ModRM byte, or -1 without one. */
   modrm: number;
+  /** Vector length of a VEX-encoded instruction in bytes, 16 or 32 (16 where VEX.L is ignored); 0 without VEX. */
+  vex: number;
 }
 
 export function newInstruction(): Instruction {
@@ -91,6 +95,7 @@ export function newInstruction(): Instruction {
     operands: [operand(), operand(), operand(), operand()],
     base: NO_REG, index: NO_REG, scale: 0, displacement: 0, displacementHigh: 0, segment: 3, segmentOverride: false,
     immediate: 0, immediateHigh: 0, immediate2: 0, lock: false, rep: Rep.NONE, condition: 0, rex: 0, modrm: -1,
+    vsib: false, vex: 0,
   };
 }
 

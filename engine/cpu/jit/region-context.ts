@@ -5,7 +5,8 @@ import { branchTarget } from "../code/record-writer";
 import { type Instruction, NO_REG, RIP_BASE } from "../isa/instruction";
 import { type AddressSegment, Context, type MemoryAccess, type Reference } from "../isa/semantics/context";
 import type { Size, Value } from "../isa/semantics/expressions";
-import { CpuState, SegPart } from "../state";
+import type { Vector } from "../isa/semantics/vector-expressions";
+import { CpuState, Off, SegPart, type SimdAccess } from "../state";
 import { FlagOperation } from "./flag-kind";
 import type { RegionFunction } from "./region-function";
 import type { RegionInstruction } from "./region-graph";
@@ -75,6 +76,56 @@ export class RegionContext extends Context {
     return this.loadAt(CpuState.segOffset(this.instruction.operands[index].reg) + SegPart.SELECTOR, 2);
   }
 
+  // ---- vector registers
+
+  override xmm(register: number, half: 0 | 1): Vector {
+    const local = this.region.vectorRegister(register, half);
+    // Without its local: as for general registers.
+    return this.vectorValue(() => this.f.get(local));
+  }
+
+  override setXmm(register: number, half: 0 | 1, value: Vector): void {
+    value.push();
+    this.f.set(this.region.writtenVectorRegister(register, half));
+  }
+
+  override vectorOperand(index: number, half: 0 | 1): Vector {
+    return this.xmm(this.instruction.operands[index].reg, half);
+  }
+
+  override setVectorOperand(index: number, half: 0 | 1, value: Vector): void {
+    this.setXmm(this.instruction.operands[index].reg, half, value);
+  }
+
+  override vsibIndices(): Vector {
+    throw new Error(`a region holds ${this.shape.mnemonic}, which changes registers between accesses`);
+  }
+
+  override vsibOffset(): Value {
+    return this.vsibIndices() as never;
+  }
+
+  /** The access word does not change inside a region: one look a block will do. */
+  override checkSimd(kind: SimdAccess): void {
+    if (this.region.checkedSimd.has(kind)) return;
+    this.region.checkedSimd.add(kind);
+    this.if(this.loadAt(Off.SIMD_ACCESS + kind, 1), () => this.giveUp());
+  }
+
+  override compute(number: number, length: number, immediate: number): Value {
+    const parameters = [number, length, immediate].map((n) => this.constant(4, n));
+    return this.call(this.region.compute, 4, ...parameters);
+  }
+
+  /** What needs care is tier 0's. */
+  override computeFloat(): void {
+    this.giveUp();
+  }
+
+  override quickFloat(): Value {
+    return this.variableOf(this.region.quickFloat(), 4);
+  }
+
   override immediate(size: Size): Value {
     const { immediate, immediateHigh } = this.instruction;
     return this.constant(size, (BigInt(immediateHigh) << 32n) | BigInt(immediate >>> 0));
@@ -133,6 +184,8 @@ export class RegionContext extends Context {
     return {
       load: (size, offset = 0) => this.load(host, offset, size),
       store: (value, offset = 0) => this.store(host, offset, value),
+      loadVector: (bytes, offset = 0) => this.loadVector(host, offset, bytes),
+      storeVector: (vector, bytes, offset = 0) => this.storeVector(host, offset, vector, bytes),
     };
   }
 
@@ -141,7 +194,7 @@ export class RegionContext extends Context {
     this.region.leaveAt(this.at, this.remaining);
   }
 
-  override fault(_vector: number, _error?: number): void {
+  override fault(_vector: number | Value, _error?: number): void {
     this.giveUp();
   }
 

@@ -7,13 +7,15 @@
  * record that stands for the very instruction.
  */
 
+import { vectorOffset } from "../code/record-writer";
 import { HANDLER } from "../interpreter/abi";
 import { Rec } from "../interpreter/record";
 import { semantics } from "../isa/semantics";
 import { Expressions, type Value } from "../isa/semantics/expressions";
-import { ExitStatus, Off } from "../state";
+import { MXCSR_QUICK, MXCSR_SETTING } from "../isa/semantics/vector/quick-float";
+import { ExitStatus, Off, type SimdAccess } from "../state";
 import { FunctionBuilder, type Label, type Local } from "../wasm/function";
-import { WasmType } from "../wasm/opcodes";
+import { Simd, WasmType } from "../wasm/opcodes";
 import { FlagOperation, flagKind } from "./flag-kind";
 import { type KnownFlags, RegionContext } from "./region-context";
 import type { RegionBlock, RegionInstruction } from "./region-graph";
@@ -32,6 +34,7 @@ export interface RegionImports {
   readonly resolve: number;
   readonly divideHigh: number;
   readonly materialise: number;
+  readonly vector: number;
 }
 
 export class RegionFunction {
@@ -45,6 +48,10 @@ export class RegionFunction {
     result: this.f.local(WasmType.I64),
   };
   readonly divideHigh: number;
+  /** Index of the function that computes what TypeScript does. */
+  readonly compute: number;
+  /** Kinds of vector instructions that the present block has checked already. */
+  readonly checkedSimd = new Set<SimdAccess>();
   /** What is known of the flags at this point; null: their kind is in its local. */
   known: KnownFlags | null = null;
 
@@ -54,6 +61,9 @@ export class RegionFunction {
   private readonly target = this.f.local(WasmType.I64);
   private readonly registers = new Map<number, Local>();
   private readonly written = new Set<number>();
+  private readonly vectors = new Map<number, Local>();
+  private readonly writtenVectors = new Set<number>();
+  private quick: Local | null = null;
   private readonly numbers = new Map<number, number>();
   private labels: Label[] = [];
   private current = 0;
@@ -67,6 +77,7 @@ export class RegionFunction {
     private readonly imports: RegionImports,
   ) {
     this.divideHigh = imports.divideHigh;
+    this.compute = imports.vector;
     plan.blocks.forEach((b, n) => {
       this.numbers.set(b.instructions[0].offset, n);
     });
@@ -90,6 +101,40 @@ export class RegionFunction {
   writtenRegister(index: number): Local {
     this.written.add(index);
     return this.register(index);
+  }
+
+  /** The local of half a vector register, loaded when the region is entered. */
+  vectorRegister(register: number, half: 0 | 1): Local {
+    const offset = vectorOffset(register) + half * 16;
+    let local = this.vectors.get(offset);
+    if (!local) {
+      const made = this.f.local(WasmType.V128);
+      local = made;
+      this.vectors.set(offset, made);
+      this.f.atStart(() => {
+        this.f.i32(0);
+        this.f.simdMemory(Simd.V128_LOAD, offset);
+        this.f.set(made);
+      });
+    }
+    return local;
+  }
+
+  writtenVectorRegister(register: number, half: 0 | 1): Local {
+    this.writtenVectors.add(vectorOffset(register) + half * 16);
+    return this.vectorRegister(register, half);
+  }
+
+  /** Whether MXCSR lets floating-point operations take the quick way: nothing inside a region changes it. */
+  quickFloat(): Local {
+    const local = this.quick ?? this.f.local(WasmType.I32);
+    if (this.quick) return local;
+    this.quick = local;
+    this.f.atStart(() => {
+      const setting = this.e.and(this.e.loadAt(Off.MXCSR, 4), this.e.constant(4, MXCSR_SETTING));
+      this.e.assign(this.variable(local, 4), this.e.eq(setting, this.e.constant(4, MXCSR_QUICK)));
+    });
+    return local;
   }
 
   private variable(local: Local, size: 4 | 8): ReturnType<Expressions["variable"]> {
@@ -215,6 +260,11 @@ export class RegionFunction {
     for (const index of this.written) {
       e.storeAt(Off.GPR + index * 8, this.variable(this.registers.get(index) as Local, 8));
     }
+    for (const offset of this.writtenVectors) {
+      f.i32(0);
+      f.get(this.vectors.get(offset) as Local);
+      f.simdMemory(Simd.V128_STORE, offset);
+    }
     this.materialise();
     e.storeAt(Off.BUDGET, this.variable(this.budget, 4));
     f.get(this.exitRecord);
@@ -226,6 +276,7 @@ export class RegionFunction {
     const { instructions } = block;
     const count = instructions.length;
     this.known = null;
+    this.checkedSimd.clear();
     this.loopLabel = f.loop();
     const budget = this.variable(this.budget, 4);
     e.if(e.ltU(budget, e.constant(4, count)), () => this.leaveAt(instructions[0], 0));

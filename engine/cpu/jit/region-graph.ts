@@ -6,7 +6,7 @@ import { decode } from "../isa/decoder";
 import { type Instruction, newInstruction, OperandKind } from "../isa/instruction";
 import { OPCODES, rowOn } from "../isa/opcodes";
 import { semantics } from "../isa/semantics";
-import { type Shape, shapeOf } from "../isa/semantics/shape";
+import { Form, type Shape, shapeOf } from "../isa/semantics/shape";
 import type { Feature } from "../models/model";
 
 export interface RegionInstruction {
@@ -88,6 +88,7 @@ export class RegionGraph {
     const found = semantics.get(row.mnemonic);
     if (!found) return null;
     const shape = shapeOf(instruction, true, found.needs);
+    if (found.needs.leftToTier0 || shape.operands.some((o) => o.form === Form.MMX)) return null;
     return { offset, rip: this.page.linear + BigInt(offset), entry: there, record, instruction, shape };
   }
 

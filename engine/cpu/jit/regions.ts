@@ -5,7 +5,7 @@
 import type { PhysicalMemory } from "../../memory/physical";
 import { ArenaFlushed, type CodePage, type CodeStore } from "../code/code-store";
 import { writePseudo } from "../code/record-writer";
-import { DIVIDE_HIGH, RESOLVE } from "../interpreter/abi";
+import { COMPUTE, DIVIDE_HIGH, RESOLVE } from "../interpreter/abi";
 import { Key, RECORD_SIZE, Rec } from "../interpreter/record";
 import type { Tier0 } from "../interpreter/tier0";
 import type { Feature } from "../models/model";
@@ -89,7 +89,7 @@ export class Regions {
     heat.offset = offset;
     if (++heat.outside < this.tuning.hot << heat.versions || heat.versions >= MAX_VERSIONS || this.waiting.has(page))
       return;
-    if (this.store.hasBreakpoints(page.linear)) return;
+    if (this.store.hasBreakpoints(page)) return;
     if (this.waiting.size === 0) this.patience = this.tuning.patience;
     this.waiting.add(page);
     if (this.waiting.size >= this.tuning.batch) this.compileWaiting();
@@ -141,6 +141,7 @@ export class Regions {
     const imports = {
       resolve: module.importFunction("resolve", RESOLVE),
       divideHigh: module.importFunction("divideHigh", DIVIDE_HIGH),
+      vector: module.importFunction("vector", COMPUTE),
     };
     const materialise = module.addFunction(buildMaterialise());
     prepared.forEach(({ plan }, n) => {
@@ -155,7 +156,7 @@ export class Regions {
   /** Plans the region of a page; takes space in the arena, changes nothing else that runs. @throws ArenaFlushed */
   private prepare(page: CodePage): Prepared | null {
     const heat = this.heat.get(page);
-    if (!heat || this.store.hasBreakpoints(page.linear)) return null;
+    if (!heat || this.store.hasBreakpoints(page)) return null;
     heat.outside = 0;
     heat.versions++;
     this.retire(heat);

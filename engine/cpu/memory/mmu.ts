@@ -103,13 +103,22 @@ export class PagingMmu implements Mmu {
     const state = this.cpu.state;
     const lo = state.lo(Off.EA);
     const hi = state.hi(Off.EA);
-    if (this.alignmentChecks && access !== Access.EXECUTE && (lo & (size - 1)) !== 0) {
+    // Vectors are not checked (SDM 2A table 2-21).
+    if (this.alignmentChecks && access !== Access.EXECUTE && size <= 8 && (lo & (size - 1)) !== 0) {
       return this.raise(Vector.AC, 0, 0, 0);
     }
     if ((lo & 0xfff) + size > 4096) return this.slow();
     if (this.walker.control & Control.LMA && !this.isCanonical(hi)) return this.raise(Vector.GP, 0, 0, 0);
     const walker = this.walker;
-    if (!walker.walk(lo, hi, access, this.user, this.smap)) return this.raise(Vector.PF, walker.error, lo, hi);
+    try {
+      if (!walker.walk(lo, hi, access, this.user, this.smap)) return this.raise(Vector.PF, walker.error, lo, hi);
+    } catch (e) {
+      // A virtualization exception, which has no error code.
+      if (!(e instanceof CpuFault)) throw e;
+      this.raise(e.vector, 0, 0, 0);
+      state.setU32(Off.FAULT_HAS_ERROR, 0);
+      return -1;
+    }
     const pa = walker.physical;
     if (walker.pageShift > 12) this.contexts.noteLarge(lo, hi, walker.pageShift);
     const offset = this.cpu.memory.hostOffset(pa);
@@ -188,12 +197,15 @@ export class PagingMmu implements Mmu {
   }
 
   private checkAlignment(lo: number, size: number, implicit: boolean): void {
-    if (this.alignmentChecks && !implicit && (lo & (size - 1)) !== 0) throw new CpuFault(Vector.AC, 0);
+    if (this.alignmentChecks && !implicit && size <= 8 && (lo & (size - 1)) !== 0) throw new CpuFault(Vector.AC, 0);
   }
 
   translate(linear: bigint, access: Access, supervisor = false): number {
     this.split64[0] = linear;
-    return this.locate(this.split32[0], this.split32[1], access, supervisor);
+    const pa = this.locate(this.split32[0], this.split32[1], access, supervisor);
+    const guest = this.cpu.guest;
+    if (guest && access === Access.EXECUTE && guest.apicAccessPage === pa - (pa % 4096)) guest.apicFetch?.(linear);
+    return pa;
   }
 
   probe(linear: bigint): number {
@@ -309,8 +321,11 @@ export class PagingMmu implements Mmu {
       this.cpu.bus.mmioWrite(pa, size, BigInt.asUintN(size * 8, value));
       return;
     }
-    // Stores to ROM are dropped, as the memory controller drops them.
-    if (this.cpu.memory.region(pa)?.kind !== "ram") return;
+    // Stores to ROM are the bus's: a flash chip takes them as commands, everything else drops them.
+    if (this.cpu.memory.region(pa)?.kind !== "ram") {
+      this.cpu.bus.mmioWrite(pa, size, BigInt.asUintN(size * 8, value));
+      return;
+    }
     this.store(offset, size, value);
     if (this.cpu.code.hasCode(pa)) this.cpu.code.invalidatePhysical(pa, size);
   }

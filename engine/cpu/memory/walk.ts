@@ -2,7 +2,7 @@
  * Page walks (SDM 3A chapter 4): no paging, 32-bit, PAE, 4-level and 5-level. Linear addresses are pairs of 32-bit halves,
  * physical addresses numbers; a walk allocates nothing (under a second stage one bigint for its reports).
  */
-import { Access, type Cpu } from "../cpu";
+import { Access, type Cpu, LinearRight } from "../cpu";
 import { Off } from "../state";
 
 /** Bits of a #PF error code (SDM 3A 4.7). */
@@ -103,6 +103,8 @@ export class PageWalker {
   private entryPhysical = 0;
   private entryGuestPhysical = 0;
   private linear: bigint | undefined;
+  /** LinearRight bits of the leaf; without paging every address is a user-mode one and writable (SDM 3C 29.3.3.2). */
+  private linearRights = 0;
   private probing = false;
 
   constructor(private readonly cpu: Cpu) {
@@ -146,6 +148,7 @@ export class PageWalker {
       this.physical = this.guestPhysical;
       return true;
     }
+    stage.linearRights = this.linearRights;
     this.physical = stage.translate(this.guestPhysical, access, this.linear, false);
     const allowed = stage.permissions;
     if ((allowed & 1) === 0) this.readable = false;
@@ -157,6 +160,7 @@ export class PageWalker {
     const control = this.control;
     if ((control & Control.PG) === 0) {
       this.guestPhysical = lo >>> 0;
+      this.linearRights = LinearRight.USER | LinearRight.WRITABLE;
       this.pageShift = 12;
       this.readable = true;
       this.writable = true;
@@ -233,6 +237,10 @@ export class PageWalker {
     // A supervisor write is allowed to a read-only page without CR0.WP.
     let writeAllowed = (rights & Entry.W) !== 0 || (!user && (control & Control.WP) === 0);
     if (this.probing) return true;
+    this.linearRights =
+      (userPage ? LinearRight.USER : 0) |
+      (rights & Entry.W ? LinearRight.WRITABLE : 0) |
+      (noExecute ? LinearRight.NO_EXECUTE : 0);
     let bad = false;
     if (user) bad = !userPage;
     else if (userPage) bad = access === Access.EXECUTE ? (control & Control.SMEP) !== 0 : smap;

@@ -1,26 +1,64 @@
 /**
- * The processor models --cpu can name.
- *
- * Both are x86-64-v1 processors with the system features that work here. CPUID shows FPU, MMX, SSE and SSE2, because
- * x86-64 has no way not to have them and system software refuses to start without. Of these, what saves, restores,
- * initialises and controls their state is executed (FXSAVE, XSAVE and their like, FNINIT, FLDCW, FNSTSW, LDMXCSR ...),
- * with CR0.EM, TS and MP behaving as they should; x87, MMX and SSE arithmetic and data movement are not, and raise #UD.
+ * The processor models --cpu can name. CPUID of a model announces what the processor then executes, no more: rows of the
+ * opcode table whose feature a model lacks are #UD.
  */
 import { composeModel } from "./compose";
 import type { CpuModel, Feature } from "./model";
 
+/** What every x86-64 processor has: level 1 of the psABI. */
 // biome-ignore format: a list
 const X86_64_V1: readonly Feature[] = [
   "fpu", "vme", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge", "mca", "cmov", "pat", "pse36",
   "clflush", "mmx", "fxsr", "sse", "sse2", "syscall", "nx", "lm",
 ];
 
+/** Levels 2 and 3 of the psABI. */
 // biome-ignore format: a list
-const SYSTEM: readonly Feature[] = [
-  "cx16", "lahf64", "xsave", "fsgsbase", "smep", "smap", "umip", "page1gb", "rdtscp", "arat", "prefetchw",
+const X86_64_V3: readonly Feature[] = [
+  ...X86_64_V1, "cx16", "lahf64", "popcnt", "sse3", "sse4.1", "sse4.2", "ssse3",
+  "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "lzcnt", "movbe", "xsave",
 ];
 
-/** An Intel processor with VMX: the default. */
+/** Instructions beyond these levels that processors of both makers have. */
+// biome-ignore format: a list
+const MORE: readonly Feature[] = [
+  "aes", "pclmulqdq", "sha", "adx", "rdrand", "rdseed", "rdpid", "clflushopt", "clwb", "wbnoinvd", "xsaveopt", "xsavec", "xgetbv1",
+];
+
+// biome-ignore format: a list
+const SYSTEM: readonly Feature[] = [
+  "cx16", "lahf64", "xsave", "xsaveopt", "xsavec", "fsgsbase", "smep", "smap", "umip", "page1gb", "rdtscp", "arat", "prefetchw",
+];
+
+const INTEL: readonly Feature[] = ["vmx", "pcid", "invpcid", "x2apic", "tsc-deadline", "tsc-adjust", "erms"];
+
+/** A generic Intel processor of x86-64-v3 with VMX: the default. */
+const skylake = composeModel({
+  name: "skylake",
+  vendor: "GenuineIntel",
+  family: 6,
+  model: 94,
+  stepping: 3,
+  brand: "Hyperstep virtual processor (Intel, x86-64-v3)",
+  features: [...X86_64_V3, ...MORE, ...SYSTEM, ...INTEL, "spec-ctrl", "arch-capabilities"],
+  physicalBits: 40,
+  linearBits: 48,
+});
+
+/** An AMD processor of x86-64-v3, family 19H; without SVM. */
+const epyc = composeModel({
+  name: "epyc",
+  vendor: "AuthenticAMD",
+  family: 25,
+  model: 1,
+  stepping: 1,
+  brand: "Hyperstep virtual processor (AMD, x86-64-v3)",
+  features: [...X86_64_V3, ...MORE, ...SYSTEM, "pcid", "invpcid", "x2apic", "erms", "mmxext", "topoext", "spec-ctrl"],
+  physicalBits: 40,
+  linearBits: 48,
+});
+
+/** An Intel processor of x86-64-v1 with VMX. */
 const core = composeModel({
   name: "core",
   vendor: "GenuineIntel",
@@ -28,12 +66,12 @@ const core = composeModel({
   model: 15,
   stepping: 11,
   brand: "Hyperstep virtual processor (Intel, VMX)",
-  features: [...X86_64_V1, ...SYSTEM, "vmx", "pcid", "invpcid", "x2apic", "tsc-deadline", "erms"],
+  features: [...X86_64_V1, ...SYSTEM, ...INTEL],
   physicalBits: 40,
   linearBits: 48,
 });
 
-/** An AMD processor; without SVM. */
+/** An AMD processor of x86-64-v1. */
 const opteron = composeModel({
   name: "opteron",
   vendor: "AuthenticAMD",
@@ -46,16 +84,16 @@ const opteron = composeModel({
   linearBits: 48,
 });
 
-const MODELS: readonly CpuModel[] = [core, opteron];
+const MODELS: readonly CpuModel[] = [skylake, epyc, core, opteron];
 
-/** What --cpu accepts; the first is the default. */
+/** What --cpu accepts. */
 export const MODEL_NAMES: readonly string[] = MODELS.map((m) => m.name);
 
 /** The model of a machine that names none. */
-export const DEFAULT_MODEL: string = core.name;
+export const DEFAULT_MODEL: string = skylake.name;
 
 /** A model by name; "default" is the one of a machine that names none. */
 export function findModel(name: string): CpuModel | undefined {
-  if (name === "default") return core;
-  return MODELS.find((m) => m.name === name);
+  const wanted = name === "default" ? DEFAULT_MODEL : name;
+  return MODELS.find((m) => m.name === wanted);
 }

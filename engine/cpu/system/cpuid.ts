@@ -1,15 +1,12 @@
 /** CPUID: the model's leaves, with the bits that follow the processor's state (SDM 2A CPUID). */
 import { type Cpu, Next, type SystemHandler } from "../cpu";
-import type { CpuidLeaf, CpuModel } from "../models/model";
+import { type CpuidLeaf, type CpuModel, XSAVE_COMPONENTS, XSAVE_HEADER_END } from "../models/model";
 import { Gpr, Off } from "../state";
 import { Cr4 } from "./bits";
 
 const OSXSAVE = 1 << 27;
 const APIC = 1 << 9;
 const OSPKE = 1 << 4;
-/** Bytes of XSAVE's area, the same in the standard and the compacted format: there is no gap before the AVX state. */
-const XSAVE_LEGACY = 576;
-const XSAVE_AVX = 832;
 const APIC_ENABLED = 1 << 11;
 
 export interface CpuidResult {
@@ -20,6 +17,12 @@ export interface CpuidResult {
 }
 
 const NOTHING: CpuidResult = { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+
+/** Bytes of XSAVE's area for the components in `xcr0`; there are no gaps, so that the compacted format is as long. */
+function xsaveSize(xcr0: number): number {
+  const enabled = XSAVE_COMPONENTS.filter((c) => xcr0 & (1 << c.index));
+  return enabled.reduce((end, c) => Math.max(end, c.offset + c.size), XSAVE_HEADER_END);
+}
 
 /** The row of a leaf; the one whose subleaf is asked for, or that has none. */
 function row(model: CpuModel, leaf: number, subleaf: number): CpuidLeaf | undefined {
@@ -49,7 +52,7 @@ export function cpuid(cpu: Cpu, leaf: number, subleaf: number): CpuidResult {
     if (cr4 & Cr4.OSXSAVE) ecx |= OSXSAVE;
     if (!(state.lo(Off.APIC_BASE) & APIC_ENABLED)) edx &= ~APIC;
   } else if (number === 7 && subleaf === 0 && cr4 & Cr4.PKE) ecx |= OSPKE;
-  else if (number === 0xd && subleaf <= 1) ebx = state.lo(Off.XCR0) & 4 ? XSAVE_AVX : XSAVE_LEGACY;
+  else if (number === 0xd && subleaf <= 1 && ebx !== 0) ebx = xsaveSize(state.lo(Off.XCR0));
   return { eax: eax >>> 0, ebx: ebx >>> 0, ecx: ecx >>> 0, edx: edx >>> 0 };
 }
 

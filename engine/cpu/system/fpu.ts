@@ -6,26 +6,22 @@
  */
 import { type Cpu, CpuFault, Next, type SystemHandler, Vector } from "../cpu";
 import type { Instruction } from "../isa/instruction";
-import { OperandKind } from "../isa/instruction";
 import { CodeMode, Off } from "../state";
+import { checkMmx, checkSse, checkX87 } from "../x87/checks";
+import { setControl } from "../x87/control";
+import { x87Handlers } from "../x87/handlers";
+import { initialize, setTags, updateSummary } from "../x87/stack";
 import { effectiveAddress } from "./operands";
 
-const CR0_MP = 1 << 1;
-const CR0_EM = 1 << 2;
 const CR0_TS = 1 << 3;
-const CR0_NE = 1 << 5;
 const CR4_OSFXSR = 1 << 9;
 const CR4_OSXSAVE = 1 << 18;
 
-/** FSW: summary of unmasked exceptions, and busy, which mirrors it. */
-const FSW_ES = 1 << 7;
-const FSW_BUSY = 1 << 15;
 const TOP_SHIFT = 11;
 
 /** MXCSR bits that exist (SDM 1 10.2.3), DAZ included. */
 export const MXCSR_MASK = 0xffff;
 const MXCSR_INIT = 0x1f80;
-const FCW_INIT = 0x037f;
 
 /** State components of XCR0 (SDM 1 13.1). */
 const Component = { X87: 1, SSE: 2, AVX: 4 } as const;
@@ -37,54 +33,6 @@ const AVX_SIZE = 256;
 const COMPACTED = 1n << 63n;
 
 const vectorAt = (register: number): number => Off.VECTOR + register * 64;
-
-/** x87 instructions: #NM when CR0.EM or CR0.TS is set. */
-export function checkX87(cpu: Cpu): void {
-  if (cpu.state.lo(Off.CR0) & (CR0_EM | CR0_TS)) throw new CpuFault(Vector.NM);
-}
-
-/** Waiting x87 and MMX instructions: #MF for an unmasked exception that is still pending (SDM 1 8.7). */
-export function checkPendingX87(cpu: Cpu): void {
-  const pending = cpu.state.view.getUint16(cpu.state.base + Off.FSW, true) & FSW_ES;
-  if (pending && cpu.state.lo(Off.CR0) & CR0_NE) throw new CpuFault(Vector.MF);
-}
-
-/** MMX instructions: #UD with CR0.EM, #NM with CR0.TS. */
-export function checkMmx(cpu: Cpu): void {
-  const cr0 = cpu.state.lo(Off.CR0);
-  if (cr0 & CR0_EM) throw new CpuFault(Vector.UD);
-  if (cr0 & CR0_TS) throw new CpuFault(Vector.NM);
-  checkPendingX87(cpu);
-}
-
-/** SSE instructions: #UD with CR0.EM or without CR4.OSFXSR, #NM with CR0.TS. */
-export function checkSse(cpu: Cpu): void {
-  const cr0 = cpu.state.lo(Off.CR0);
-  if (cr0 & CR0_EM || !(cpu.state.lo(Off.CR4) & CR4_OSFXSR)) throw new CpuFault(Vector.UD);
-  if (cr0 & CR0_TS) throw new CpuFault(Vector.NM);
-}
-
-/** FNINIT (SDM 2A FINIT/FNINIT): also the x87 part of a reset by INIT of an XRSTOR image. */
-export function initializeX87(cpu: Cpu): void {
-  const { view, base } = cpu.state;
-  view.setUint16(base + Off.FCW, FCW_INIT, true);
-  view.setUint16(base + Off.FSW, 0, true);
-  view.setUint16(base + Off.FTW, 0, true);
-  view.setUint16(base + Off.FOP, 0, true);
-  cpu.state.setU64(Off.FIP, 0n);
-  cpu.state.setU64(Off.FDP, 0n);
-  view.setUint16(base + Off.FCS, 0, true);
-  view.setUint16(base + Off.FDS, 0, true);
-}
-
-/** Recomputes ES and B from the exception flags and the mask in FCW. */
-function updateSummary(cpu: Cpu): void {
-  const { view, base } = cpu.state;
-  const status = view.getUint16(base + Off.FSW, true);
-  const unmasked = status & ~view.getUint16(base + Off.FCW, true) & 0x3f;
-  const cleared = status & ~(FSW_ES | FSW_BUSY);
-  view.setUint16(base + Off.FSW, unmasked ? cleared | FSW_ES | FSW_BUSY : cleared, true);
-}
 
 /** Whether 64-bit forms of the images are used: XMM8 to XMM15, and with REX.W 64-bit instruction pointers. */
 const is64 = (cpu: Cpu): boolean => cpu.state.codeMode === CodeMode.LONG64;
@@ -140,8 +88,7 @@ function storeX87(cpu: Cpu, image: DataView, wide: boolean): void {
 
 function loadX87(cpu: Cpu, image: DataView, wide: boolean): void {
   const { view, base, u8 } = cpu.state;
-  // Bit 6 of the control word is reserved and reads as 1.
-  view.setUint16(base + Off.FCW, (image.getUint16(0, true) & 0x1f3f) | 0x40, true);
+  setControl(cpu.state, image.getUint16(0, true));
   const status = image.getUint16(2, true);
   view.setUint16(base + Off.FSW, status, true);
   view.setUint16(base + Off.FTW, image.getUint8(4), true);
@@ -162,7 +109,7 @@ function loadX87(cpu: Cpu, image: DataView, wide: boolean): void {
     const to = base + Off.X87 + ((top + i) & 7) * 16;
     for (let b = 0; b < 10; b++) u8[to + b] = image.getUint8(32 + i * 16 + b);
   }
-  updateSummary(cpu);
+  updateSummary(cpu.state);
 }
 
 function storeMxcsr(cpu: Cpu, image: DataView): void {
@@ -252,6 +199,7 @@ const xsetbv: SystemHandler = (cpu, instruction) => {
   const bad = state.gpr32(1) !== 0 || state.gpr32(2) !== 0 || (value & ~xcr0Allowed(cpu)) !== 0;
   if (bad || !(value & Component.X87) || sseWithoutAvx) throw new CpuFault(Vector.GP, 0);
   state.setU64(Off.XCR0, BigInt(value));
+  cpu.contextChanged();
   return Next.SEQUENTIAL;
 };
 
@@ -340,7 +288,7 @@ const xrstor =
     if (components & Component.X87) {
       if (has(Component.X87)) loadX87(cpu, image, is64(cpu) && (instruction.rex & REX_W) !== 0);
       else {
-        initializeX87(cpu);
+        initialize(cpu.state);
         for (let i = 0; i < 16; i++) cpu.state.setU64(Off.X87 + i * 8, 0n);
       }
     }
@@ -355,51 +303,6 @@ const xrstor =
     }
     return Next.SEQUENTIAL;
   };
-
-const fwait: SystemHandler = (cpu) => {
-  const both = CR0_MP | CR0_TS;
-  if ((cpu.state.lo(Off.CR0) & both) === both) throw new CpuFault(Vector.NM);
-  checkPendingX87(cpu);
-  return Next.SEQUENTIAL;
-};
-
-const fninit: SystemHandler = (cpu) => {
-  checkX87(cpu);
-  initializeX87(cpu);
-  return Next.SEQUENTIAL;
-};
-
-const fnclex: SystemHandler = (cpu) => {
-  checkX87(cpu);
-  const { view, base } = cpu.state;
-  view.setUint16(base + Off.FSW, view.getUint16(base + Off.FSW, true) & 0x7f00, true);
-  return Next.SEQUENTIAL;
-};
-
-const fldcw: SystemHandler = (cpu, instruction) => {
-  checkX87(cpu);
-  checkPendingX87(cpu);
-  const value = Number(cpu.mmu.read(effectiveAddress(cpu, instruction, 2), 2));
-  cpu.state.view.setUint16(cpu.state.base + Off.FCW, (value & 0x1f3f) | 0x40, true);
-  updateSummary(cpu);
-  return Next.SEQUENTIAL;
-};
-
-const fnstcw: SystemHandler = (cpu, instruction) => {
-  checkX87(cpu);
-  const value = cpu.state.view.getUint16(cpu.state.base + Off.FCW, true);
-  cpu.mmu.write(effectiveAddress(cpu, instruction, 2), 2, BigInt(value));
-  return Next.SEQUENTIAL;
-};
-
-const fnstsw: SystemHandler = (cpu, instruction) => {
-  checkX87(cpu);
-  const { view, base } = cpu.state;
-  const value = view.getUint16(base + Off.FSW, true);
-  if (instruction.operands[0].kind === OperandKind.GPR) view.setUint16(base + Off.GPR, value, true);
-  else cpu.mmu.write(effectiveAddress(cpu, instruction, 2), 2, BigInt(value));
-  return Next.SEQUENTIAL;
-};
 
 const ldmxcsr: SystemHandler = (cpu, instruction) => {
   checkSse(cpu);
@@ -417,43 +320,21 @@ const stmxcsr: SystemHandler = (cpu, instruction) => {
 
 const emms: SystemHandler = (cpu) => {
   checkMmx(cpu);
-  cpu.state.view.setUint16(cpu.state.base + Off.FTW, 0, true);
+  const { view, base } = cpu.state;
+  view.setUint16(base + Off.FSW, view.getUint16(base + Off.FSW, true) & ~(7 << 11), true);
+  setTags(cpu.state, 0);
   return Next.SEQUENTIAL;
 };
 
-/** x87 arithmetic is not executed by this processor: after the checks every x87 instruction makes it is undefined. */
-const x87: SystemHandler = (cpu) => {
-  checkX87(cpu);
-  checkPendingX87(cpu);
-  throw new CpuFault(Vector.UD);
-};
-
-/** As x87: SSE and MMX arithmetic is undefined on this processor once it would be allowed to run. */
-const sse: SystemHandler = (cpu) => {
-  checkSse(cpu);
-  throw new CpuFault(Vector.UD);
-};
-
-const mmx: SystemHandler = (cpu) => {
-  checkMmx(cpu);
-  throw new CpuFault(Vector.UD);
-};
+export { checkMmx, checkSse };
 
 export const fpuHandlers: Readonly<Record<string, SystemHandler>> = {
-  FWAIT: fwait,
-  FNINIT: fninit,
-  FNCLEX: fnclex,
-  FLDCW: fldcw,
-  FNSTCW: fnstcw,
-  FNSTSW: fnstsw,
+  ...x87Handlers,
   FXSAVE: fxsave,
   FXRSTOR: fxrstor,
   LDMXCSR: ldmxcsr,
   STMXCSR: stmxcsr,
   EMMS: emms,
-  X87: x87,
-  SSE: sse,
-  MMX: mmx,
   XGETBV: xgetbv,
   XSETBV: xsetbv,
   XSAVE: xsave(false, false),

@@ -1,5 +1,6 @@
 /** Every system instruction by the mnemonic of its opcode row. */
 import { type Cpu, Next, type SystemHandler } from "../cpu";
+import type { OpcodeRow } from "../isa/opcodes";
 import { Gpr, Off } from "../state";
 import { vmxHandlers } from "../vmx/instructions";
 import { Cr4 } from "./bits";
@@ -10,13 +11,14 @@ import { debugHandlers } from "./debug-registers";
 import { descriptorTableHandlers } from "./descriptor-tables";
 import { farHandlers } from "./far-transfer";
 import { flagHandlers } from "./flags";
-import { fpuHandlers } from "./fpu";
+import { checkMmx, checkSse, fpuHandlers } from "./fpu";
 import { haltHandlers } from "./halt";
 import { interruptHandlers } from "./interrupts";
 import { ioHandlers } from "./io";
 import { iretHandlers } from "./iret";
 import { msrHandlers } from "./msrs";
 import { effectiveAddress, gp0, undefinedOpcode } from "./operands";
+import { randomHandlers } from "./random";
 import { segmentLoadHandlers } from "./segment-loads";
 import { selectorCheckHandlers } from "./selector-checks";
 import { syscallHandlers } from "./syscall";
@@ -54,7 +56,6 @@ const wrpkru: SystemHandler = (cpu) => {
   return Next.ATTENTION;
 };
 
-/** What no handler stands for is not executed by this processor: #UD. */
 export const systemHandlers: Readonly<Record<string, SystemHandler>> = {
   ...segmentLoadHandlers,
   ...farHandlers,
@@ -71,6 +72,7 @@ export const systemHandlers: Readonly<Record<string, SystemHandler>> = {
   ...msrHandlers,
   ...cpuidHandlers,
   ...timeHandlers,
+  ...randomHandlers,
   ...cacheHandlers,
   ...fpuHandlers,
   ...vmxHandlers,
@@ -81,3 +83,23 @@ export const systemHandlers: Readonly<Record<string, SystemHandler>> = {
   RDPKRU: rdpkru,
   WRPKRU: wrpkru,
 };
+
+const MMX_CODES = "PQN";
+const VECTOR_CODES = "VWUH";
+
+/**
+ * What runs a row that has no semantics: the handler of its mnemonic. An MMX or SSE instruction without one is undefined,
+ * but only after the checks that all of these make (SDM 3A 2.5, 13.1).
+ */
+export function handlerOf(row: OpcodeRow): SystemHandler | undefined {
+  const handler = systemHandlers[row.mnemonic];
+  if (handler) return handler;
+  const uses = (codes: string): boolean => row.operands.some((o) => o.code.length === 1 && codes.includes(o.code));
+  const check = uses(MMX_CODES) ? checkMmx : uses(VECTOR_CODES) && !row.vex ? checkSse : undefined;
+  return check
+    ? (cpu) => {
+        check(cpu);
+        throw undefinedOpcode();
+      }
+    : undefined;
+}

@@ -107,7 +107,13 @@ const stringIo =
       } else portOut(cpu, port, size, Number(cpu.mmu.read(linear, size)));
       writeGpr(cpu, index, width, truncate(offset + step, width));
       if (!repeated) break;
-      writeGpr(cpu, Gpr.RCX, width, readGpr(cpu, Gpr.RCX, width) - 1n);
+      const left = readGpr(cpu, Gpr.RCX, width) - 1n;
+      writeGpr(cpu, Gpr.RCX, width, left);
+      // Single-stepping, and the monitor trap flag, see every iteration (SDM 3B 17.3.1.4; 3C 26.5.2).
+      if (left !== 0n && (cpu.guest?.stepsIterations || state.lo(Off.FLAGS_REST) & Rflags.TF)) {
+        cpu.guest?.iterated?.();
+        return Next.JUMP_ATTENTION;
+      }
     }
     return Next.SEQUENTIAL;
   };

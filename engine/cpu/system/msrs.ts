@@ -24,7 +24,7 @@ export interface MsrRow {
   write?(cpu: Cpu, value: bigint): void;
 }
 
-type RowParts = Pick<MsrRow, "feature" | "vendor">;
+type RowParts = Partial<Pick<MsrRow, "feature" | "vendor" | "section">>;
 
 const constant = (index: number, name: string, value: bigint, help: string, parts: RowParts = {}): MsrRow => ({
   index,
@@ -132,7 +132,12 @@ function mtrrRows(): MsrRow[] {
 }
 
 /** Machine-check banks (IA32_MCG_CAP 7:0). Nothing ever fails here, so that status registers stay 0. */
-const MCA_BANKS = 4;
+const MCA_BANKS = 10;
+/** IA32_MCG_CAP: IA32_MCG_CTL exists (8), software error recovery (24), which Intel processors have. */
+const MCG_CTL_P = 1n << 8n;
+const MCG_SER_P = 1n << 24n;
+/** RIPV, EIPV, MCIP. */
+const MCG_STATUS_BITS = 7n;
 
 function machineCheckRows(): MsrRow[] {
   const parts: RowParts = { feature: "mca" };
@@ -143,13 +148,33 @@ function machineCheckRows(): MsrRow[] {
     },
   });
   const rows: MsrRow[] = [
-    constant(0x179, "ia32_mcg_cap", BigInt(MCA_BANKS), "Number of machine-check banks.", parts),
-    cleared(0x17a, "ia32_mcg_status", "State of the last machine check."),
+    {
+      ...constant(0x179, "ia32_mcg_cap", 0n, "Number of machine-check banks, and what they can do.", parts),
+      read: (cpu) => BigInt(MCA_BANKS) | MCG_CTL_P | (cpu.model.vendor === "GenuineIntel" ? MCG_SER_P : 0n),
+    },
+    at(
+      0x17a,
+      "ia32_mcg_status",
+      Off.MCG_STATUS,
+      "3B 16.3.1.2",
+      "State of the last machine check.",
+      (v) => (v & ~MCG_STATUS_BITS) === 0n,
+      parts,
+    ),
+    at(0x17b, "ia32_mcg_ctl", Off.MCG_CTL, "3B 16.3.1.3", "Which machine checks are reported.", () => true, parts),
   ];
   for (let bank = 0; bank < MCA_BANKS; bank++) {
     const index = 0x400 + bank * 4;
     rows.push(
-      ignored(index, `ia32_mc${bank}_ctl`, MASK64, "Which errors of the bank are reported.", parts),
+      at(
+        index,
+        `ia32_mc${bank}_ctl`,
+        Off.MC_CTL + bank * 8,
+        "3B 16.3.2.1",
+        "Which errors of the bank are reported.",
+        () => true,
+        parts,
+      ),
       cleared(index + 1, `ia32_mc${bank}_status`, "Last error of the bank."),
       cleared(index + 2, `ia32_mc${bank}_addr`, "Its address."),
       cleared(index + 3, `ia32_mc${bank}_misc`, "More about it."),
@@ -162,6 +187,72 @@ const FEATURE_LOCK = 1n;
 const FEATURE_VMX = 4n;
 /** Fast strings 0, thermal control 3, EIST 16, limit CPUID 22, no XD 34: the bits software may change. */
 const MISC_ENABLE_WRITABLE = 0x1n | (1n << 3n) | (1n << 16n) | (1n << 18n) | (1n << 22n);
+
+/**
+ * Configuration registers of AMD processors that system software reads and sets and that have no effect here: index, name,
+ * value at power-up, help.
+ */
+const SCRATCH_MSRS: readonly (readonly [index: number, name: string, value: bigint, help: string])[] = [
+  // The TSC counts at the frequency of performance state 0 (24).
+  [0xc001_0015, "hwcr", 1n << 24n, "Hardware configuration."],
+  [0xc001_0010, "syscfg", 0n, "System configuration."],
+  [0xc001_001a, "top_mem", 0n, "End of memory below 4 GBytes."],
+  [0xc001_001d, "top_mem2", 0n, "End of memory above 4 GBytes."],
+  [0xc001_001f, "nb_cfg1", 0n, "Northbridge configuration."],
+  [0xc001_0055, "int_pending", 0n, "Interrupt-pending message."],
+  [0xc001_0058, "mmio_cfg_base", 0n, "Place of PCI configuration space in memory."],
+  [0xc001_0112, "smm_addr", 0n, "Base of the TSEG."],
+  [0xc001_0113, "smm_mask", 0n, "Mask of the TSEG."],
+  [0xc001_1020, "ls_cfg", 0n, "Load-store configuration."],
+  [0xc001_1022, "dc_cfg", 0n, "Data-cache configuration."],
+  [0xc001_1023, "tw_cfg", 0n, "Table-walker configuration."],
+  // LFENCE waits for the instructions before it (1).
+  [0xc001_1029, "de_cfg", 2n, "Decoder configuration."],
+  [0xc001_102a, "bu_cfg2", 0n, "Bus-unit configuration."],
+];
+
+/** IA32_SPEC_CTRL: IBRS, STIBP, SSBD. */
+const SPEC_CTRL_BITS = 7n;
+/** IA32_PRED_CMD: IBPB. */
+const PRED_CMD_BITS = 1n;
+/**
+ * IA32_ARCH_CAPABILITIES: nothing is speculated on, so that this processor has none of the weaknesses: RDCL (0), enhanced
+ * IBRS (1), L1D flush on entry not needed (3), SSB (4), MDS (5), page-size-change machine check (6), TAA (8), SBDR, FBSDP
+ * and PSDP (13 to 15), BHI (20), post-barrier RSB (24), GDS (26), RFDS (27).
+ */
+const ARCH_CAPABILITIES = [0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27].reduce(
+  (v, bit) => v | (1n << BigInt(bit)),
+  0n,
+);
+
+/** Barriers of speculation (SDM 4 table 2-2; AMD's are the same registers). They have no effect here. */
+function speculationRows(): MsrRow[] {
+  return [
+    at(
+      0x48,
+      "ia32_spec_ctrl",
+      Off.SPEC_CTRL,
+      "4 table 2-2",
+      "Speculation control: IBRS, STIBP, SSBD.",
+      (v) => (v & ~SPEC_CTRL_BITS) === 0n,
+      { feature: "spec-ctrl" },
+    ),
+    {
+      ...constant(0x49, "ia32_pred_cmd", 0n, "Indirect-branch predictor barrier; write-only.", {
+        feature: "spec-ctrl",
+      }),
+      read: () => {
+        throw gp0();
+      },
+      write: (_cpu, value) => {
+        if (value & ~PRED_CMD_BITS) throw gp0();
+      },
+    },
+    constant(0x10a, "ia32_arch_capabilities", ARCH_CAPABILITIES, "Weaknesses this processor does not have.", {
+      feature: "arch-capabilities",
+    }),
+  ];
+}
 
 /** Registers whose rules are more than a place in the processor's block. */
 const SPECIAL: readonly MsrRow[] = [
@@ -179,7 +270,7 @@ const SPECIAL: readonly MsrRow[] = [
     name: "ia32_tsc_adjust",
     section: "3B 18.17.3",
     help: "What software added to the TSC.",
-    vendor: "GenuineIntel",
+    feature: "tsc-adjust",
     read: (cpu) => cpu.state.u64(Off.TSC_ADJUST),
     write: (cpu, value) => {
       const { state } = cpu;
@@ -229,7 +320,7 @@ const SPECIAL: readonly MsrRow[] = [
     feature: "rdtscp",
   }),
   at(0xda0, "ia32_xss", Off.XSS, "1 13.3", "Supervisor states of XSAVES: this processor has none.", (v) => v === 0n, {
-    feature: "xsave",
+    feature: "xsaves",
   }),
   {
     index: 0x1a0,
@@ -246,8 +337,11 @@ const SPECIAL: readonly MsrRow[] = [
   constant(0x17, "ia32_platform_id", 0n, "Platform.", { vendor: "GenuineIntel" }),
   // Bits 15:8: maximum non-turbo ratio in units of 100 MHz, 1 GHz.
   constant(0xce, "msr_platform_info", 10n << 8n, "Nominal frequency.", { vendor: "GenuineIntel" }),
-  // Update revision 1 in the upper half.
-  ignored(0x8b, "ia32_bios_sign_id", 1n << 32n, "Microcode revision.", { vendor: "GenuineIntel" }),
+  // Update revision F0H in the upper half, late enough for every known erratum.
+  {
+    ...ignored(0x8b, "ia32_bios_sign_id", 0n, "Microcode revision."),
+    read: (cpu) => (cpu.model.vendor === "GenuineIntel" ? 0xf0n << 32n : 0x0a00_11d1n),
+  },
   ignored(0x79, "ia32_bios_updt_trig", 0n, "Microcode update.", { vendor: "GenuineIntel" }),
   // 1 GHz at ratio 10.
   constant(0x198, "ia32_perf_status", 10n << 8n, "Present performance state.", { vendor: "GenuineIntel" }),
@@ -259,10 +353,30 @@ const SPECIAL: readonly MsrRow[] = [
   constant(0xcd, "msr_fsb_freq", 0n, "Bus frequency code.", { vendor: "GenuineIntel" }),
   ignored(0x1c9, "msr_lastbranch_tos", 0n, "Top of the last-branch stack.", { vendor: "GenuineIntel" }),
   ignored(0x34, "msr_smi_count", 0n, "SMIs since reset.", { vendor: "GenuineIntel" }),
-  constant(0xc001_0015, "hwcr", 0n, "Hardware configuration.", { vendor: "AuthenticAMD" }),
-  ignored(0xc001_0010, "syscfg", 0n, "System configuration.", { vendor: "AuthenticAMD" }),
-  constant(0xc001_0114, "vm_cr", 0x10n, "SVM is disabled.", { vendor: "AuthenticAMD" }),
+  ...speculationRows(),
+  // SVM disabled (4), and locked so (3).
+  constant(0xc001_0114, "vm_cr", 0x18n, "SVM is disabled.", { vendor: "AuthenticAMD", section: "APM 2 15.30.1" }),
+  ignored(0xc001_0020, "patch_loader", 0n, "Microcode update.", { vendor: "AuthenticAMD" }),
+  constant(0xc001_0061, "pstate_current_limit", 0n, "Performance states: there is one.", { vendor: "AuthenticAMD" }),
+  ignored(0xc001_0062, "pstate_control", 0n, "Wanted performance state.", { vendor: "AuthenticAMD" }),
+  constant(0xc001_0063, "pstate_status", 0n, "Present performance state.", { vendor: "AuthenticAMD" }),
+  // Enabled (63), 1000 MHz: 25 MHz x 40, divided by 8 eighths.
+  constant(0xc001_0064, "pstate_0", (1n << 63n) | (8n << 8n) | 40n, "Performance state 0.", { vendor: "AuthenticAMD" }),
+  ...SCRATCH_MSRS.map(([index, name, , help], i) =>
+    at(index, name, Off.SCRATCH_MSRS + i * 8, "APM 2 appendix A", help, () => true, { vendor: "AuthenticAMD" }),
+  ),
 ];
+
+/** Sets the registers above that do not start as 0. */
+export function resetMsrs(cpu: Cpu): void {
+  const { state } = cpu;
+  state.setU64(Off.MCG_STATUS, 0n);
+  state.setU64(Off.MCG_CTL, MASK64);
+  for (let bank = 0; bank < MCA_BANKS; bank++) state.setU64(Off.MC_CTL + bank * 8, 0n);
+  SCRATCH_MSRS.forEach(([, , value], i) => {
+    state.setU64(Off.SCRATCH_MSRS + i * 8, value);
+  });
+}
 
 /** Features that the plain rows of registers.ts depend on. */
 const STORED_FEATURE: Readonly<Record<string, Feature>> = {
@@ -364,7 +478,7 @@ const rdmsr: SystemHandler = (cpu, instruction) => {
   const { state } = cpu;
   const index = state.gpr32(Gpr.RCX);
   cpu.guest?.interceptMsr(index, false, instruction);
-  const value = readMsr(cpu, index);
+  const value = cpu.guest?.virtualizeRdmsr?.(index) ?? readMsr(cpu, index);
   trace(cpu, index, false, value);
   state.setGpr(Gpr.RAX, value & MASK32);
   state.setGpr(Gpr.RDX, value >> 32n);
@@ -378,7 +492,7 @@ const wrmsr: SystemHandler = (cpu, instruction) => {
   cpu.guest?.interceptMsr(index, true, instruction);
   const value = (BigInt(state.gpr32(Gpr.RDX)) << 32n) | BigInt(state.gpr32(Gpr.RAX));
   trace(cpu, index, true, value);
-  writeMsr(cpu, index, value);
+  if (!cpu.guest?.virtualizeWrmsr?.(index, value)) writeMsr(cpu, index, value);
   return Next.ATTENTION;
 };
 

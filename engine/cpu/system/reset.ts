@@ -2,6 +2,8 @@
 import type { Cpu } from "../cpu";
 import { Activity, Gpr, Off, Rflags, Seg } from "../state";
 import { Cr0, Dr6, Dr7 } from "./bits";
+import { resetMsrs } from "./msrs";
+import { seedRandom } from "./random";
 
 /** First instruction: CS.base + RIP = 0xfffffff0. */
 const RESET_CS_BASE = 0xffff_0000n;
@@ -79,6 +81,8 @@ function powerUp(cpu: Cpu): void {
   for (let i = 0; i < 11; i++) state.setU64(Off.MTRR_FIXED + i * 8, 0n);
   for (let i = 0; i < 16; i++) state.setU64(Off.MTRR_VARIABLE + i * 8, 0n);
   for (let i = 0; i < 7; i++) state.setU64(Off.CET + i * 8, 0n);
+  resetMsrs(cpu);
+  seedRandom(cpu);
   state.setU64(Off.MISC_ENABLE, MISC_ENABLE_RESET);
   state.setU64(Off.PAT, PAT_RESET);
   state.setU64(Off.XCR0, 1n);

@@ -10,7 +10,7 @@ const IO_BITMAP_B = word(Field.IO_BITMAP_B);
 const MSR_BITMAP = word(Field.MSR_BITMAP);
 
 /** The bit at an offset of a bitmap; 1 where no memory is. */
-function bitAt(memory: PhysicalMemory, bitmap: number, bit: number): boolean {
+export function bitAt(memory: PhysicalMemory, bitmap: number, bit: number): boolean {
   const at = memory.hostOffset(bitmap + (bit >> 3));
   return at < 0 || ((memory.u8[at] >> (bit & 7)) & 1) !== 0;
 }

@@ -4,7 +4,16 @@
  */
 import type { CpuModel } from "../models/model";
 import { cr4Allowed } from "../system/control-registers";
-import { type ControlWord, CPU_BASED, PIN_BASED, SECONDARY_EXEC, supportedMask, VM_ENTRY, VM_EXIT } from "./controls";
+import {
+  type ControlWord,
+  CPU_BASED,
+  PIN_BASED,
+  SECONDARY_EXEC,
+  SecondaryExec,
+  supportedMask,
+  VM_ENTRY,
+  VM_EXIT,
+} from "./controls";
 import { type Field, VMCS_FIELDS, type VmcsField } from "./fields";
 import { VMCS_REVISION, VMCS_SIZE } from "./vmcs";
 
@@ -23,6 +32,11 @@ export const CR3_TARGETS = 4;
 /** Recommended most entries of an MSR list; more are accepted (IA32_VMX_MISC 27:25). */
 const MSR_LIST_SIZE_CODE = 0n;
 
+/** Bit of the VM-function controls, and number of the function. */
+export const EPTP_SWITCHING = 1 << 0;
+/** EPT pointers of an EPTP list. */
+export const EPTP_LIST_ENTRIES = 512;
+
 /** IA32_VMX_EPT_VPID_CAP (SDM 3D A.10). */
 const EPT_VPID_CAP = [
   0, // execute-only translations
@@ -33,6 +47,7 @@ const EPT_VPID_CAP = [
   17, // 1-GByte pages
   20, // INVEPT
   21, // accessed and dirty flags
+  22, // advanced VM-exit information for EPT violations
   25, // single-context INVEPT
   26, // all-context INVEPT
   32, // INVVPID
@@ -44,10 +59,7 @@ const EPT_VPID_CAP = [
 
 /** Fields of features no control row here supports. VMREAD and VMWRITE answer error 12 for them. */
 const ABSENT_FIELDS: readonly (keyof typeof Field)[] = [
-  "POSTED_INTR_NV", "EPTP_INDEX", "HLAT_PREFIX_SIZE", "LAST_PID_POINTER_INDEX", "GUEST_INTR_STATUS", "GUEST_PML_INDEX",
-  "GUEST_UINV", "PML_ADDRESS", "POSTED_INTR_DESC_ADDR", "VM_FUNCTION_CONTROL", "EOI_EXIT_BITMAP0", "EOI_EXIT_BITMAP1",
-  "EOI_EXIT_BITMAP2", "EOI_EXIT_BITMAP3", "EPTP_LIST_ADDRESS", "VMREAD_BITMAP", "VMWRITE_BITMAP", "VIRT_EXCEPTION_INFO",
-  "XSS_EXIT_BITMAP", "ENCLS_EXITING_BITMAP", "SPPTP", "TERTIARY_VM_EXEC_CONTROL", "ENCLV_EXITING_BITMAP",
+  "HLAT_PREFIX_SIZE", "LAST_PID_POINTER_INDEX", "GUEST_UINV", "ENCLS_EXITING_BITMAP", "SPPTP", "TERTIARY_VM_EXEC_CONTROL", "ENCLV_EXITING_BITMAP",
   "LOW_PASID_DIR_ADDR", "HIGH_PASID_DIR_ADDR", "SHARED_EPT_POINTER", "PCONFIG_EXITING_BITMAP", "HLATP",
   "PID_POINTER_TABLE", "SECONDARY_VM_EXIT_CONTROLS", "SPEC_CTRL_MASK", "SPEC_CTRL_SHADOW", "INJECTED_EVENT_DATA",
   "ORIGINAL_EVENT_DATA", "GUEST_IA32_PERF_GLOBAL_CTRL", "GUEST_BNDCFGS", "GUEST_IA32_RTIT_CTL", "GUEST_IA32_LBR_CTL",
@@ -64,6 +76,8 @@ export class VmxCapabilities {
   readonly secondary: AllowedSettings;
   readonly exit: AllowedSettings;
   readonly entry: AllowedSettings;
+  /** VM functions that may be enabled, low half: EPTP switching (SDM 3C 25.6.14). */
+  readonly functions = EPTP_SWITCHING;
 
   /** Bits of CR0 and CR4 that must be 1 in VMX operation, and those that may be (SDM 3D A.7, A.8). Low halves. */
   readonly cr0Fixed0 = 0x8000_0021;
@@ -76,7 +90,7 @@ export class VmxCapabilities {
   /** IA32_EFER bits that exist. */
   readonly efer: number;
 
-  private readonly absent: ReadonlySet<string> = new Set(ABSENT_FIELDS);
+  private readonly absent = new Set<string>(ABSENT_FIELDS);
   private readonly msrs = new Map<number, bigint>();
 
   constructor(model: CpuModel) {
@@ -89,6 +103,7 @@ export class VmxCapabilities {
     this.secondary = settings(SECONDARY_EXEC);
     this.exit = settings(VM_EXIT);
     this.entry = settings(VM_ENTRY);
+    if (!(this.secondary.may & SecondaryExec.ENABLE_XSAVES)) this.absent.add("XSS_EXIT_BITMAP");
     this.physicalBits = model.physicalBits;
     this.linearBits = model.linearBits;
     this.cr4Fixed1 = cr4Allowed(model);
@@ -109,7 +124,8 @@ export class VmxCapabilities {
     this.msrs.set(0x482, plain(this.cpuBased, CPU_BASED));
     this.msrs.set(0x483, plain(this.exit, VM_EXIT));
     this.msrs.set(0x484, plain(this.entry, VM_ENTRY));
-    // IA32_VMX_MISC: timer rate, EFER.LMA saved in IA32E_MODE, HLT and wait-for-SIPI, CR3 targets, injection of length 0.
+    // IA32_VMX_MISC: timer rate, EFER.LMA saved in IA32E_MODE, HLT and wait-for-SIPI, CR3 targets, VMWRITE to
+    // any field, injection of length 0.
     this.msrs.set(
       0x485,
       BigInt(PREEMPTION_TIMER_SHIFT) |
@@ -118,6 +134,7 @@ export class VmxCapabilities {
         (1n << 8n) |
         (BigInt(CR3_TARGETS) << 16n) |
         (MSR_LIST_SIZE_CODE << 25n) |
+        (1n << 29n) |
         (1n << 30n),
     );
     this.msrs.set(0x486, BigInt(this.cr0Fixed0));
@@ -131,9 +148,10 @@ export class VmxCapabilities {
     this.msrs.set(0x48e, pack(this.cpuBased));
     this.msrs.set(0x48f, pack(this.exit));
     this.msrs.set(0x490, pack(this.entry));
+    this.msrs.set(0x491, BigInt(this.functions));
   }
 
-  /** Value of a capability MSR; undefined where the processor has none (IA32_VMX_VMFUNC, reserved numbers): #GP(0). */
+  /** Value of a capability MSR; undefined where the processor has none (reserved numbers): #GP(0). */
   msr(index: number): bigint | undefined {
     return this.msrs.get(index);
   }

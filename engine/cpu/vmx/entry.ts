@@ -35,7 +35,6 @@ const W = {
   INTR_ERROR: word(Field.VM_ENTRY_EXCEPTION_ERROR_CODE),
   INTR_LENGTH: word(Field.VM_ENTRY_INSTRUCTION_LEN),
   TIMER: word(Field.VMX_PREEMPTION_TIMER_VALUE),
-  EPTP: word(Field.EPT_POINTER),
   LOAD_COUNT: word(Field.VM_ENTRY_MSR_LOAD_COUNT),
   LOAD_ADDR: word(Field.VM_ENTRY_MSR_LOAD_ADDR),
 } as const;
@@ -176,8 +175,7 @@ function loadGuest(unit: VmxUnit): void {
   cpu.guest = unit.guestMode;
   unit.guestMode.entered();
   if (ept) {
-    unit.ept.setPointer(vmcs.lo(W.EPTP), vmcs.hi(W.EPTP));
-    cpu.secondStage = unit.ept;
+    unit.useEpt();
   }
   // Without VPIDs every transition drops the linear translations (SDM 3C 29.4.3.3).
   if (!(secondary & SecondaryExec.ENABLE_VPID)) cpu.mmu.invalidateTagged({ vpid: 0 });
@@ -227,6 +225,8 @@ function prepareEvents(unit: VmxUnit): void {
 
   // A TPR below the threshold exits at once; without the APIC-access page a check has refused it (SDM 3C 27.7.7).
   data.tprBelow = unit.guestMode.virtualApic.belowThreshold();
+  data.apicWrite = -1;
+  unit.guestMode.virtualApic.interrupts.entered();
 
   if (vmcs.lo(W.PIN) & PinBased.VMX_PREEMPTION_TIMER) {
     const tick = 1 << PREEMPTION_TIMER_SHIFT;

@@ -9,6 +9,7 @@ import { PREEMPTION_TIMER_SHIFT } from "./capabilities";
 import { PinBased, SecondaryExec, VmEntryControl, VmExitControl } from "./controls";
 import { Reads } from "./entry-checks/check";
 import type { EptExits } from "./ept";
+import { logModification, raiseVirtualizationException } from "./ept-events";
 import { decodeQualification, ENTRY_FAILURE, ExitReason, exitReasonName } from "./exit-reasons";
 import { Field } from "./fields";
 import { loadMsrs, storeMsrs } from "./msr-lists";
@@ -124,9 +125,23 @@ export class ExitRecorder implements EptExits {
     this.hasLinear = true;
   }
 
-  violation(gpa: number, linear: bigint | undefined, qualification: number): never {
-    this.qualificationLo = qualification | (this.unit.guestMode.unblockedByIret ? NMI_UNBLOCKING : 0);
+  violation(gpa: number, linear: bigint | undefined, qualification: number, suppressed: boolean): never {
+    const full = qualification | (this.unit.guestMode.unblockedByIret ? NMI_UNBLOCKING : 0);
+    if (!suppressed) raiseVirtualizationException(this.unit, gpa, linear, full);
+    this.qualificationLo = full;
     return this.eptExit(ExitReason.EPT_VIOLATION, gpa, linear);
+  }
+
+  logDirty(gpa: number): void {
+    if (logModification(this.unit, gpa)) return;
+    this.qualificationLo = this.unit.guestMode.unblockedByIret ? NMI_UNBLOCKING : 0;
+    this.rf = this.unit.state.vectoring ? SavedRf.KEEP : SavedRf.SET;
+    this.exit(ExitReason.PML_FULL);
+  }
+
+  physicalAccess(pa: number): void {
+    const { guestMode } = this.unit;
+    if (guestMode.apicAccessPage === pa - (pa % 4096)) guestMode.virtualApic.physicalAccess();
   }
 
   misconfiguration(gpa: number, linear: bigint | undefined): never {
@@ -325,6 +340,8 @@ export class ExitRecorder implements EptExits {
     data.vectoring = null;
     data.mtf = 0;
     data.tprBelow = false;
+    data.apicWrite = -1;
+    data.virtualInterrupt = false;
     data.nmiUnblocked = false;
     cpu.guest = null;
     cpu.secondStage = null;

@@ -7,9 +7,11 @@ import { CpuFault, Vector } from "../cpu";
 import type { CrAccess, GuestMode, SimpleIntercept } from "../guest-mode";
 import { type Instruction, OperandKind, Rep } from "../isa/instruction";
 import { Activity, Gpr, Inhibit, Off, Pending, Rflags } from "../state";
-import { ioExits, msrExits } from "./bitmaps";
+import { bitAt, ioExits, msrExits } from "./bitmaps";
+import { EPTP_LIST_ENTRIES, EPTP_SWITCHING } from "./capabilities";
 import { ControlRegisters } from "./control-registers";
 import { CpuBased, PinBased, SecondaryExec, VmExitControl } from "./controls";
+import { eptpOk } from "./entry-checks/controls";
 import { type ExitRecorder, NMI_UNBLOCKING, SavedRf } from "./exit";
 import { ExitReason } from "./exit-reasons";
 import { Field } from "./fields";
@@ -31,12 +33,20 @@ const TSC_MULTIPLIER = word(Field.TSC_MULTIPLIER);
 const APIC_ACCESS = word(Field.APIC_ACCESS_ADDR);
 const PLE_GAP = word(Field.PLE_GAP);
 const PLE_WINDOW = word(Field.PLE_WINDOW);
+const XSS_BITMAP = word(Field.XSS_EXIT_BITMAP);
+const VM_FUNCTIONS = word(Field.VM_FUNCTION_CONTROL);
+const EPTP = word(Field.EPT_POINTER);
+const EPTP_LIST = word(Field.EPTP_LIST_ADDRESS);
+const EPTP_INDEX = word(Field.EPTP_INDEX);
+const VMREAD_BITMAP = word(Field.VMREAD_BITMAP);
+const VMWRITE_BITMAP = word(Field.VMWRITE_BITMAP);
 
 const VALID = 1 << 31;
 const ERROR_VALID = 1 << 11;
 const CR0_PE = 1;
 const CR4_TSD = 1 << 2;
 const TASK_GATE = 3;
+const IA32_XSS = 0xda0;
 
 /** Event types (SDM 3C table 25-18). */
 const EventType = {
@@ -200,9 +210,10 @@ export class VmxGuestMode implements GuestMode {
         this.exits.instructionInfo = info.randomInfo(instruction);
         this.exitInstruction(ExitReason.RDSEED, instruction);
         break;
-      case "vmfunc":
       case "xsaves":
       case "xrstors":
+        this.interceptSupervisorState(what, instruction);
+        return;
       case "tpause":
       case "umwait":
       case "pconfig":
@@ -216,6 +227,56 @@ export class VmxGuestMode implements GuestMode {
         return;
       default:
     }
+  }
+
+  /** XSAVES and XRSTORS exit for components of EDX:EAX and IA32_XSS that the XSS-exiting bitmap has (SDM 3C 26.1.3). */
+  private interceptSupervisorState(what: "xsaves" | "xrstors", instruction: Instruction): void {
+    if (!this.secondary(SecondaryExec.ENABLE_XSAVES)) throw new CpuFault(Vector.UD);
+    const { services, cpu } = this.unit;
+    const { state } = cpu;
+    const mask = (BigInt(state.gpr32(Gpr.RDX)) << 32n) | BigInt(state.gpr32(Gpr.RAX));
+    if (
+      (mask & this.vmcs.u64(XSS_BITMAP)) === 0n ||
+      (mask & this.vmcs.u64(XSS_BITMAP) & services.readMsr(IA32_XSS)) === 0n
+    )
+      return;
+    const reason = what === "xsaves" ? ExitReason.XSAVES : ExitReason.XRSTORS;
+    this.exitWithOperand(reason, instruction, info.pointerInfo(instruction));
+  }
+
+  /** VMFUNC: the one function is EPTP switching (SDM 3C 26.5.6). */
+  vmfunc(instruction: Instruction): void {
+    const { vmcs, unit } = this;
+    const { state } = unit.cpu;
+    const number = state.gpr32(Gpr.RAX);
+    if (!this.secondary(SecondaryExec.ENABLE_VMFUNC) || number > 63) throw new CpuFault(Vector.UD);
+    const enabled = number === 0 && (vmcs.lo(VM_FUNCTIONS) & EPTP_SWITCHING) !== 0;
+    const index = state.gpr32(Gpr.RCX);
+    if (!enabled || index >= EPTP_LIST_ENTRIES) this.exitInstruction(ExitReason.VMFUNC, instruction);
+    const at = unit.cpu.memory.hostOffset(vmcs.address(EPTP_LIST) + index * 8);
+    const lo = at < 0 ? -1 : unit.cpu.memory.i32[at >> 2];
+    const hi = at < 0 ? -1 : unit.cpu.memory.i32[(at >> 2) + 1];
+    if (!eptpOk(lo >>> 0, hi, unit)) this.exitInstruction(ExitReason.VMFUNC, instruction);
+    vmcs.set64(EPTP, lo, hi);
+    vmcs.set32(EPTP_INDEX, index & 0xffff);
+    unit.useEpt();
+    unit.cpu.contextChanged();
+  }
+
+  /** VMCS shadowing: bits beyond 14 of the encoding, and those set in the bitmaps, exit (SDM 3C 26.1.3). */
+  shadowsVmcs(encoding: bigint, write: boolean): boolean {
+    if (!this.secondary(SecondaryExec.SHADOW_VMCS) || encoding > 0x7fffn) return false;
+    const field = Number(encoding);
+    const bitmap = this.vmcs.address(write ? VMWRITE_BITMAP : VMREAD_BITMAP);
+    return !bitAt(this.unit.cpu.memory, bitmap, field);
+  }
+
+  virtualizeRdmsr(index: number): bigint | undefined {
+    return this.virtualApic.readMsr(index);
+  }
+
+  virtualizeWrmsr(index: number, value: bigint): boolean {
+    return this.virtualApic.writeMsr(index, value);
   }
 
   /** PAUSE exiting, and PAUSE-loop exiting at CPL 0 (SDM 3C 26.1.3). */
@@ -318,9 +379,20 @@ export class VmxGuestMode implements GuestMode {
 
   interceptExternalInterrupt(): boolean {
     if (!this.pin(PinBased.EXT_INTR_EXITING)) return true;
+    const { cpu } = this.unit;
     if (this.vmcs.lo(EXIT_CONTROLS) & VmExitControl.ACK_INTR_ON_EXIT) {
-      const vector = this.unit.cpu.interrupts.acknowledge();
-      this.exits.interruptInfo = (vector & 0xff) | VALID;
+      const virtual = this.virtualApic.interrupts;
+      for (;;) {
+        const vector = cpu.interrupts.acknowledge();
+        if (!virtual.notifies(vector)) {
+          this.exits.interruptInfo = (vector & 0xff) | VALID;
+          break;
+        }
+        virtual.processPosted();
+        if (cpu.interrupts.pending() >= 0) continue;
+        virtual.deliver();
+        return false;
+      }
     }
     return this.exits.exit(ExitReason.EXTERNAL_INTERRUPT);
   }
@@ -357,6 +429,7 @@ export class VmxGuestMode implements GuestMode {
     const { cpu, state: data } = this.unit;
     const { state } = cpu;
     this.afterIret();
+    if (data.apicWrite >= 0) this.virtualApic.emulateWrite();
     if (data.injection !== null) this.inject();
     if (data.mtf === 1) {
       if (data.mtfFrom < 0) data.mtfFrom = cpu.retired;
@@ -385,6 +458,7 @@ export class VmxGuestMode implements GuestMode {
     if (controls & CpuBased.INTR_WINDOW_EXITING && !shadow && state.lo(Off.FLAGS_REST) & Rflags.IF) {
       this.exits.exit(ExitReason.INTERRUPT_WINDOW);
     }
+    this.virtualApic.interrupts.deliver();
   }
 
   /**
@@ -496,6 +570,10 @@ export class VmxGuestMode implements GuestMode {
 
   get apicAccessPage(): number {
     return this.secondary(SecondaryExec.VIRTUALIZE_APIC_ACCESSES) ? this.vmcs.address(APIC_ACCESS) : -1;
+  }
+
+  apicFetch(linear: bigint): never {
+    return this.virtualApic.fetch(linear);
   }
 
   apicAccess(_pa: number, offset: number, size: number, write: boolean, linear: bigint): boolean {

@@ -31,11 +31,16 @@ function checkPrivilege(cpu: Cpu): void {
   if (cpu.state.cpl !== 0) throw new CpuFault(Vector.GP, 0);
 }
 
+/** #UD outside VMX operation and in modes that have none of its instructions. */
+function checkVmx(cpu: Cpu): void {
+  if (!cpu.vmx.on) throw new CpuFault(Vector.UD);
+  checkMode(cpu);
+}
+
 /** An instruction of VMX operation: #UD outside, a VM exit in a guest, #GP(0) above CPL 0. */
 function inRoot(name: SimpleIntercept, run: (cpu: Cpu, instruction: Instruction) => Next): SystemHandler {
   return (cpu, instruction) => {
-    if (!cpu.vmx.on) throw new CpuFault(Vector.UD);
-    checkMode(cpu);
+    checkVmx(cpu);
     cpu.guest?.interceptInstruction(name, instruction);
     checkPrivilege(cpu);
     return run(cpu, instruction);
@@ -64,9 +69,24 @@ const enter =
     return result === VM_SUCCEED ? Next.JUMP_ATTENTION : setResult(cpu, result);
   };
 
+/** Whether the instruction reads or writes the shadow VMCS (VMCS shadowing); without that it exits in a guest. */
+function accessesShadow(cpu: Cpu, instruction: Instruction, write: boolean): boolean {
+  const { guest } = cpu;
+  if (!guest) return false;
+  const field = instruction.operands[write ? 0 : 1].reg;
+  if (!guest.shadowsVmcs?.(readRegister(cpu, field), write)) {
+    guest.interceptInstruction(write ? "vmwrite" : "vmread", instruction);
+  }
+  return true;
+}
+
 function vmread(cpu: Cpu, instruction: Instruction): Next {
+  checkVmx(cpu);
+  const shadow = accessesShadow(cpu, instruction, false);
+  checkPrivilege(cpu);
   const [destination, source] = instruction.operands;
-  const value = cpu.vmx.vmread(fieldOperand(cpu, source.reg));
+  const field = fieldOperand(cpu, source.reg);
+  const value = shadow ? cpu.vmx.shadowRead(field) : cpu.vmx.vmread(field);
   if (typeof value === "number") return setResult(cpu, value);
   const size = is64(cpu) ? 8 : 4;
   if (destination.kind === OperandKind.MEMORY) {
@@ -77,14 +97,18 @@ function vmread(cpu: Cpu, instruction: Instruction): Next {
 }
 
 function vmwrite(cpu: Cpu, instruction: Instruction): Next {
-  if (cpu.vmx.currentVmcs < 0) return setResult(cpu, VM_FAIL_INVALID);
+  checkVmx(cpu);
+  const shadow = accessesShadow(cpu, instruction, true);
+  checkPrivilege(cpu);
+  if (!shadow && cpu.vmx.currentVmcs < 0) return setResult(cpu, VM_FAIL_INVALID);
   const [field, source] = instruction.operands;
   const size = is64(cpu) ? 8 : 4;
   const value =
     source.kind === OperandKind.MEMORY
       ? cpu.mmu.read(effectiveAddress(cpu, instruction, size), size)
       : readRegister(cpu, source.reg);
-  return setResult(cpu, cpu.vmx.vmwrite(fieldOperand(cpu, field.reg), value));
+  const encoding = fieldOperand(cpu, field.reg);
+  return setResult(cpu, shadow ? cpu.vmx.shadowWrite(encoding, value) : cpu.vmx.vmwrite(encoding, value));
 }
 
 function invept(cpu: Cpu, instruction: Instruction): Next {
@@ -126,10 +150,11 @@ function vmcall(cpu: Cpu, instruction: Instruction): Next {
   return setResult(cpu, cpu.vmx.failure(VmError.VMCALL_IN_ROOT));
 }
 
-/** VMFUNC exists in guests only, and there only with a control this processor lacks. */
+/** VMFUNC exists in guests only, and there only with its control. */
 function vmfunc(cpu: Cpu, instruction: Instruction): Next {
-  cpu.guest?.interceptInstruction("vmfunc", instruction);
-  throw new CpuFault(Vector.UD);
+  if (!cpu.guest?.vmfunc) throw new CpuFault(Vector.UD);
+  cpu.guest.vmfunc(instruction);
+  return Next.ATTENTION;
 }
 
 export const vmxHandlers: Readonly<Record<string, SystemHandler>> = {
@@ -141,8 +166,8 @@ export const vmxHandlers: Readonly<Record<string, SystemHandler>> = {
     cpu.mmu.write(effectiveAddress(cpu, i, 8), 8, cpu.state.u64(Off.VMCS_POINTER));
     return setResult(cpu, VM_SUCCEED);
   }),
-  VMREAD: inRoot("vmread", vmread),
-  VMWRITE: inRoot("vmwrite", vmwrite),
+  VMREAD: vmread,
+  VMWRITE: vmwrite,
   VMLAUNCH: inRoot("vmlaunch", enter(false)),
   VMRESUME: inRoot("vmresume", enter(true)),
   INVEPT: inRoot("invept", invept),

@@ -26,6 +26,7 @@ import {
   LaunchWord,
   lowHalf,
   RevisionWord,
+  SHADOW_VMCS,
   secondaryControls,
   VMCS_REVISION,
   Vmcs,
@@ -53,6 +54,8 @@ export const VmxMode = { OFF: 0, ROOT: 1, GUEST: 2 } as const;
 const FEATURE_CONTROL_LOCKED = 1;
 const FEATURE_CONTROL_VMXON = 4;
 const ERROR_WORD = word(Field.VM_INSTRUCTION_ERROR);
+const EPTP_WORD = word(Field.EPT_POINTER);
+const LINK_WORD = word(Field.VMCS_LINK_POINTER);
 
 /** What VMREAD and VMWRITE need to know of a field, by encoding without its access-type bit. */
 interface FieldAccess {
@@ -60,7 +63,6 @@ interface FieldAccess {
   readonly encoding: number;
   /** Bits 14:13 of the encoding. */
   readonly width: number;
-  readonly readOnly: boolean;
   readonly effect: WriteEffect;
 }
 
@@ -73,6 +75,8 @@ export function newVmxState(): VmxState {
     mtf: 0,
     mtfFrom: -1,
     tprBelow: false,
+    apicWrite: -1,
+    virtualInterrupt: false,
     hostNmiBlocked: false,
     nmiUnblocked: false,
     pauseFirst: 0,
@@ -111,7 +115,6 @@ export class VmxUnit implements Vmx {
         word: row.offset >> 2,
         encoding: row.encoding,
         width: (row.encoding >> 13) & 3,
-        readOnly: row.access === "ro",
         effect: writeEffect(row.encoding),
       };
     }
@@ -138,10 +141,18 @@ export class VmxUnit implements Vmx {
     this.cpu.guest = guest ? this.guestMode : null;
     this.cpu.secondStage = null;
     if (guest && secondaryControls(this.vmcs) & SecondaryExec.ENABLE_EPT) {
-      const eptp = word(Field.EPT_POINTER);
-      this.ept.setPointer(this.vmcs.lo(eptp), this.vmcs.hi(eptp));
-      this.cpu.secondStage = this.ept;
+      this.useEpt();
     }
+  }
+
+  /** Translates by the EPT pointer and the controls of the current VMCS. */
+  useEpt(): void {
+    const secondary = secondaryControls(this.vmcs);
+    this.ept.setPointer(this.vmcs.lo(EPTP_WORD), this.vmcs.hi(EPTP_WORD), {
+      userExecute: (secondary & SecondaryExec.MODE_BASED_EPT_EXEC) !== 0,
+      logging: (secondary & SecondaryExec.ENABLE_PML) !== 0,
+    });
+    this.cpu.secondStage = this.ept;
   }
 
   private regionWord(pa: number): number {
@@ -270,7 +281,10 @@ export class VmxUnit implements Vmx {
   vmptrld(pa: number): VmxResult {
     if (!this.pageAddressOk(pa)) return this.failure(VmError.VMPTRLD_INVALID_ADDRESS);
     if (pa === this.pointer(Off.VMXON_POINTER)) return this.failure(VmError.VMPTRLD_VMXON_POINTER);
-    if (this.revisionAt(pa) !== VMCS_REVISION) return this.failure(VmError.VMPTRLD_INCORRECT_VMCS_REVISION_ID);
+    const revision = this.revisionAt(pa);
+    if (revision !== VMCS_REVISION && revision !== VMCS_REVISION + SHADOW_VMCS) {
+      return this.failure(VmError.VMPTRLD_INCORRECT_VMCS_REVISION_ID);
+    }
     if (pa === this.currentVmcs) return VM_SUCCEED;
     this.setPointer(Off.VMCS_POINTER, pa);
     this.vmcs.at = this.regionWord(pa);
@@ -302,7 +316,6 @@ export class VmxUnit implements Vmx {
     if (this.vmcs.at < 0) return VM_FAIL_INVALID;
     const field = this.fieldAccess(encoding);
     if (!field) return this.failure(VmError.UNSUPPORTED_VMCS_COMPONENT);
-    if (field.readOnly) return this.failure(VmError.VMWRITE_READ_ONLY_VMCS_COMPONENT);
     const lo = lowHalf(value);
     if (encoding & 1) this.store(field, this.vmcs.lo(field.word), lo);
     else this.store(field, lo, highHalf(value));
@@ -321,8 +334,47 @@ export class VmxUnit implements Vmx {
     vmcs.set64(w, newLo, newHi);
   }
 
+  /** Word of the VMCS that the link pointer names, -1 when there is none. */
+  private linkedRegion(): number {
+    const { vmcs } = this;
+    if (vmcs.lo(LINK_WORD) === -1 && vmcs.hi(LINK_WORD) === -1) return -1;
+    return this.regionWord(vmcs.address(LINK_WORD));
+  }
+
+  /** VMfailValid in a guest is told to the shadow VMCS, the one its VMREAD reads. */
+  private shadowFailure(region: number, error: number): VmxResult {
+    this.cpu.memory.i32[region + ERROR_WORD] = error;
+    return error;
+  }
+
+  shadowRead(encoding: number): bigint | VmxResult {
+    const region = this.linkedRegion();
+    if (region < 0) return VM_FAIL_INVALID;
+    const field = this.fieldAccess(encoding);
+    if (!field) return this.shadowFailure(region, VmError.UNSUPPORTED_VMCS_COMPONENT);
+    const { u32 } = this.cpu.memory;
+    const high = BigInt(u32[region + field.word + 1]);
+    return encoding & 1 ? high : (high << 32n) | BigInt(u32[region + field.word]);
+  }
+
+  shadowWrite(encoding: number, value: bigint): VmxResult {
+    const region = this.linkedRegion();
+    if (region < 0) return VM_FAIL_INVALID;
+    const field = this.fieldAccess(encoding);
+    if (!field) return this.shadowFailure(region, VmError.UNSUPPORTED_VMCS_COMPONENT);
+    const { i32 } = this.cpu.memory;
+    const at = region + field.word;
+    if (encoding & 1) i32[at + 1] = lowHalf(value);
+    else {
+      i32[at] = field.width === 0 ? lowHalf(value) & 0xffff : lowHalf(value);
+      i32[at + 1] = field.width === 0 || field.width === 2 ? 0 : highHalf(value);
+    }
+    return VM_SUCCEED;
+  }
+
   enter(resume: boolean): VmxResult {
-    if (this.vmcs.at < 0) return VM_FAIL_INVALID;
+    // A shadow VMCS cannot be entered.
+    if (this.vmcs.at < 0 || this.vmcs.lo(RevisionWord) < 0) return VM_FAIL_INVALID;
     return enterGuest(this, resume);
   }
 

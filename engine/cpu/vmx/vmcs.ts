@@ -14,6 +14,8 @@ import { FIELD_OFFSETS, Field, offsetOf } from "./fields";
 
 /** Reported in IA32_VMX_BASIC and expected in the first word of VMXON and VMCS regions. */
 export const VMCS_REVISION = 0x0048_5301;
+/** Bit 31 of the revision word: a shadow VMCS, which cannot be entered (SDM 3C 25.2). */
+export const SHADOW_VMCS = 0x8000_0000;
 /** Bytes of a VMCS region. */
 export const VMCS_SIZE = 4096;
 

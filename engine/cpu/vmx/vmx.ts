@@ -46,6 +46,10 @@ export interface VmxState {
   mtfFrom: number;
   /** The TPR shadow fell below the threshold: exit at the next boundary. */
   tprBelow: boolean;
+  /** Offset of a write to the APIC-access page whose emulation is due at the next boundary; -1 for none. */
+  apicWrite: number;
+  /** A pending virtual interrupt has been recognised. */
+  virtualInterrupt: boolean;
   /** Blocking by NMI as it was in the host, while the guest's bit is that of virtual NMIs. */
   hostNmiBlocked: boolean;
   /** The IRET that runs now has ended blocking by NMI. */
@@ -75,6 +79,9 @@ export interface Vmx {
   /** @returns the value, or a VmxResult other than VM_SUCCEED */
   vmread(encoding: number): bigint | VmxResult;
   vmwrite(encoding: number, value: bigint): VmxResult;
+  /** VMREAD and VMWRITE in a guest with VMCS shadowing: the VMCS the link pointer names. */
+  shadowRead(encoding: number): bigint | VmxResult;
+  shadowWrite(encoding: number, value: bigint): VmxResult;
   /**
    * VMLAUNCH (`resume` false) or VMRESUME. On VM_SUCCEED the processor is in the guest, or, when guest-state checks or
    * MSR loading failed, back in the host with the exit reason's bit 31 set; `cpu.guest` tells which.

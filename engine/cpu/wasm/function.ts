@@ -1,6 +1,6 @@
 /** Builds the body of one WebAssembly function: typed locals, structured control flow, instructions by name. */
 import { ByteWriter } from "./bytes";
-import { BulkOp, EMPTY_BLOCK, Op, type WasmType } from "./opcodes";
+import { BulkOp, EMPTY_BLOCK, Op, type Saturating, type Simd, type WasmType } from "./opcodes";
 
 /** A local variable (or parameter) of the function being built. */
 export interface Local {
@@ -105,6 +105,37 @@ export class FunctionBuilder {
     this.code.byte(op);
     this.code.byte(0);
     this.code.unsigned(offset);
+  }
+
+  /** A vector instruction without immediates. */
+  simd(op: Simd): void {
+    this.code.byte(0xfd);
+    this.code.unsigned(op);
+  }
+
+  /** One that picks a lane. */
+  simdLane(op: Simd, lane: number): void {
+    this.simd(op);
+    this.code.byte(lane);
+  }
+
+  /** A vector load or store; `lane` for those of a single lane. */
+  simdMemory(op: Simd, offset = 0, lane?: number): void {
+    this.simd(op);
+    this.code.byte(0);
+    this.code.unsigned(offset);
+    if (lane !== undefined) this.code.byte(lane);
+  }
+
+  /** A constant vector, or the byte lanes of a shuffle: 16 bytes. */
+  simdBytes(op: typeof Simd.V128_CONST | typeof Simd.I8X16_SHUFFLE, bytes: ArrayLike<number>): void {
+    this.simd(op);
+    for (let i = 0; i < 16; i++) this.code.byte(bytes[i]);
+  }
+
+  saturating(op: Saturating): void {
+    this.code.byte(0xfc);
+    this.code.unsigned(op);
   }
 
   memoryCopy(): void {

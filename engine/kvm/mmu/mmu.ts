@@ -1,5 +1,6 @@
 /** The common MMU (arch/x86/kvm/mmu/mmu.c): faults, roots, MMIO caching, reactions to memslot changes. */
 import { TraceKind } from "../../trace";
+import { kvmDirtyLogManualProtectAndInitSet, kvmSlotDirtyTrackEnabled } from "../dirtyLog";
 import { EmulType } from "../emulateTypes";
 import { x86EmulateInstruction } from "../emulator";
 import {
@@ -13,33 +14,54 @@ import {
 import { KvmReq, kvmMakeAllCpusRequest } from "../requests";
 import { APIC_ACCESS_PAGE_PRIVATE_MEMSLOT, type Kvm, type KvmMemorySlot, type KvmVcpu, PAGE_SIZE } from "../types";
 import { KvmMemFlag } from "../uapi";
+import { kvmMmuUpdateCpuDirtyLogging, vmxFlushPmlBuffer } from "../vmx/pml";
 import { type KvmPageFault, Pferr, RetPf } from "./fault";
 import { kvmPageTrackIsActive } from "./pageTrack";
+import {
+  shadowGetWalk,
+  shadowMmioEntry,
+  shadowMmuInvlpg,
+  shadowMmuLoad,
+  shadowMmuSyncRoots,
+  shadowMmuUnload,
+  shadowPageFault,
+  shadowRootsObsolete,
+} from "./shadowMmu";
+import { trackShadowWrite, zapAllShadowPages } from "./shadowPages";
+import { describeShadowSpte } from "./shadowSpte";
 import { describeSpte, isMmioSpte, MMIO_SPTE_GEN_COUNT, mmioSpteGeneration, mmioSpteGfn } from "./spte";
 import {
   fastPageFault,
   kvmFlushRemoteTlbs,
+  kvmNxHugePages,
   kvmTdpMmuClearDirtyMasked,
   kvmTdpMmuGetVcpuRootHpa,
   kvmTdpMmuGetWalk,
   kvmTdpMmuInvalidateAllRoots,
   kvmTdpMmuMap,
   kvmTdpMmuPutRoot,
+  kvmTdpMmuTrySplitHugePages,
   kvmTdpMmuWrprotSlot,
   pagesPerHpage,
 } from "./tdpMmu";
 
 const PT64_ROOT_4LEVEL = 4;
 
+/** tdp_enabled: the processor translates guest-physical addresses itself. */
+export const tdpEnabled = (kvm: Kvm): boolean => kvm.module.features.ept;
+
 /** kvm_mmu_reload: a valid root before the guest is entered. @returns 0, or a negative errno */
 export function kvmMmuReload(vcpu: KvmVcpu): number {
-  if (vcpu.arch.mmuRoot >= 0) return 0;
+  if (vcpu.arch.mmuRoot >= 0) {
+    if (tdpEnabled(vcpu.kvm) || !shadowRootsObsolete(vcpu)) return 0;
+    kvmMmuUnload(vcpu);
+  }
   return kvmMmuLoad(vcpu);
 }
 
 /** kvm_mmu_load */
 export function kvmMmuLoad(vcpu: KvmVcpu): number {
-  vcpu.arch.mmuRoot = kvmTdpMmuGetVcpuRootHpa(vcpu);
+  vcpu.arch.mmuRoot = tdpEnabled(vcpu.kvm) ? kvmTdpMmuGetVcpuRootHpa(vcpu) : shadowMmuLoad(vcpu);
   kvmMmuLoadPgd(vcpu);
   vcpu.module.ops.flushTlbCurrent(vcpu);
   return 0;
@@ -56,11 +78,16 @@ export function kvmMmuUnload(vcpu: KvmVcpu): void {
   const root = vcpu.arch.mmuRoot;
   if (root < 0) return;
   vcpu.arch.mmuRoot = -1;
-  kvmTdpMmuPutRoot(vcpu.kvm, root);
+  if (tdpEnabled(vcpu.kvm)) kvmTdpMmuPutRoot(vcpu.kvm, root);
+  else shadowMmuUnload(vcpu);
 }
 
 /** kvm_mmu_free_obsolete_roots: leaves a root that was invalidated. */
 export function kvmMmuFreeObsoleteRoots(vcpu: KvmVcpu): void {
+  if (!tdpEnabled(vcpu.kvm)) {
+    if (vcpu.arch.mmuRoot >= 0 && shadowRootsObsolete(vcpu)) kvmMmuUnload(vcpu);
+    return;
+  }
   const root = vcpu.kvm.arch.mmu.pages.get(vcpu.arch.mmuRoot);
   if (!root || root.role.invalid) kvmMmuUnload(vcpu);
 }
@@ -72,7 +99,24 @@ export function kvmMmuZapAllFast(kvm: Kvm): void {
   mmu.invalidateSeq++;
   // vCPUs leave the old roots before these are let go, so that no processor walks a freed table.
   kvmMakeAllCpusRequest(kvm.vcpus, KvmReq.MMU_FREE_OBSOLETE_ROOTS);
-  kvmTdpMmuInvalidateAllRoots(kvm);
+  if (tdpEnabled(kvm)) kvmTdpMmuInvalidateAllRoots(kvm);
+  else zapAllShadowPages(kvm);
+}
+
+/** kvm_mmu_sync_roots: the guest has flushed its TLB, so what it wrote into its page tables counts from now on. */
+export function kvmMmuSyncRoots(vcpu: KvmVcpu): void {
+  if (!tdpEnabled(vcpu.kvm)) shadowMmuSyncRoots(vcpu);
+}
+
+/** kvm_mmu_invlpg */
+export function kvmMmuInvlpg(vcpu: KvmVcpu, gva: bigint): void {
+  if (!tdpEnabled(vcpu.kvm)) shadowMmuInvlpg(vcpu, gva);
+  vcpu.module.ops.flushTlbGva(vcpu, gva);
+}
+
+/** kvm_mmu_track_write: KVM has written guest memory that may hold page tables. */
+export function kvmMmuTrackWrite(kvm: Kvm, gpa: number, length: number): void {
+  if (!tdpEnabled(kvm)) trackShadowWrite(kvm, gpa, length);
 }
 
 /** kvm_arch_flush_shadow_memslot */
@@ -87,16 +131,33 @@ export function kvmArchMemslotsUpdated(kvm: Kvm, generation: number): void {
 
 /** kvm_mmu_slot_apply_flags: dirty logging was turned on (pages become read-only) or off (they may become huge again). */
 export function kvmMmuSlotApplyFlags(kvm: Kvm, old: KvmMemorySlot, next: KvmMemorySlot): void {
-  const logs = (slot: KvmMemorySlot) => (slot.flags & KvmMemFlag.LOG_DIRTY_PAGES) !== 0;
-  if (logs(next) && !logs(old)) {
+  if (kvmSlotDirtyTrackEnabled(next) !== kvmSlotDirtyTrackEnabled(old)) kvmMmuUpdateCpuDirtyLogging(kvm);
+  if (kvmSlotDirtyTrackEnabled(next) && !kvmSlotDirtyTrackEnabled(old)) {
+    // Pages that begin as dirty are not protected before userspace clears their bits.
+    if (kvmDirtyLogManualProtectAndInitSet(kvm)) return;
+    if (kvm.module.params.eager_page_split) {
+      kvmTdpMmuTrySplitHugePages(kvm, next.baseGfn, next.baseGfn + next.npages);
+    }
     if (kvmTdpMmuWrprotSlot(kvm, next)) kvmFlushRemoteTlbs(kvm);
-  } else if (!logs(next) && logs(old)) {
+  } else if (!kvmSlotDirtyTrackEnabled(next) && kvmSlotDirtyTrackEnabled(old)) {
     kvmMmuZapAllFast(kvm);
   }
 }
 
-/** After KVM_GET_DIRTY_LOG has handed out bits, writes to those pages are to be seen again. */
+/** kvm_arch_sync_dirty_log: writes the processors still hold in their own logs come out; without PML there are none. */
+export function kvmArchSyncDirtyLog(kvm: Kvm, _slot: KvmMemorySlot): void {
+  if (kvm.module.features.pml) for (const vcpu of kvm.vcpus) vmxFlushPmlBuffer(vcpu);
+}
+
+/** kvm_arch_mmu_enable_log_dirty_pt_masked: writes to the pages set in `dirty` are to be seen again. */
 export function kvmMmuSlotResetDirty(kvm: Kvm, slot: KvmMemorySlot, dirty: Uint32Array): void {
+  if (kvmDirtyLogManualProtectAndInitSet(kvm) && kvm.module.params.eager_page_split) {
+    for (let word = 0; word < dirty.length; word++) {
+      if (dirty[word] === 0) continue;
+      const start = slot.baseGfn + word * 32;
+      kvmTdpMmuTrySplitHugePages(kvm, start, Math.min(start + 32, slot.baseGfn + slot.npages));
+    }
+  }
   if (kvmTdpMmuClearDirtyMasked(kvm, slot, dirty)) kvmFlushRemoteTlbs(kvm);
 }
 
@@ -122,6 +183,15 @@ export function vcpuMatchMmioGpa(vcpu: KvmVcpu, gpa: number): boolean {
 }
 
 // --- faults -------------------------------------------------------------------------------------------------------------
+
+/** handle_mmio_page_fault with shadow paging: the entry has a reserved bit set. */
+function handleShadowMmio(vcpu: KvmVcpu, gva: bigint): RetPf {
+  const entry = shadowMmioEntry(vcpu, gva);
+  if (entry === null) return RetPf.RETRY;
+  if (entry === "stale") return RetPf.INVALID;
+  vcpuCacheMmioInfo(vcpu, gva, entry.gfn, entry.access);
+  return RetPf.EMULATE;
+}
 
 /** handle_mmio_page_fault: the processor met a misconfigured entry. */
 function handleMmioPageFault(vcpu: KvmVcpu, addr: number): RetPf {
@@ -181,7 +251,12 @@ function hugePageAllowed(kvm: Kvm, slot: KvmMemorySlot, gfn: number, level: numb
 function kvmMmuHugepageAdjust(vcpu: KvmVcpu, fault: KvmPageFault): void {
   const { slot } = fault;
   fault.goalLevel = 1;
-  if (!slot || slot.dirtyBitmap || slot.gfnWriteTrack || slot.kernelPage >= 0) return;
+  if (!slot || kvmSlotDirtyTrackEnabled(slot) || slot.gfnWriteTrack || slot.kernelPage >= 0) return;
+  if (fault.exec && kvmNxHugePages(vcpu.kvm)) {
+    // A page of a huge one is executed: it becomes small (disallowed_hugepage_adjust).
+    vcpu.kvm.state.stat.nx_lpage_splits++;
+    return;
+  }
   const { ept2m, ept1g } = vcpu.module.features;
   const max = ept1g ? 3 : ept2m ? 2 : 1;
   for (let level = max; level > 1; level--) {
@@ -248,6 +323,48 @@ export function kvmMmuPageFault(vcpu: KvmVcpu, gpa: number, errorCode: number): 
   if (r !== RetPf.EMULATE) return 1;
   if (!vcpuMatchMmioGpa(vcpu, gpa)) emulationType |= EmulType.ALLOW_RETRY_PF;
   return x86EmulateInstruction(vcpu, BigInt(gpa), emulationType);
+}
+
+/**
+ * kvm_handle_page_fault: a #PF of a guest under shadow paging, at linear address `gva`.
+ * @param errorCode as the processor reported it
+ * @returns 1 to re-enter, 0 for a userspace exit, or a negative errno
+ */
+export function kvmHandlePageFault(vcpu: KvmVcpu, gva: bigint, errorCode: number): number {
+  traceShadowFault(vcpu, gva, errorCode);
+  vcpu.stat.pf_taken++;
+  let r: number = RetPf.INVALID;
+  if (errorCode & Pferr.RSVD) r = handleShadowMmio(vcpu, gva);
+  if (r === RetPf.INVALID) r = shadowPageFault(vcpu, gva, errorCode & ~Pferr.RSVD);
+  if (r < 0) return r;
+  if (r === RetPf.FIXED) vcpu.stat.pf_fixed++;
+  else if (r === RetPf.SPURIOUS) vcpu.stat.pf_spurious++;
+  if (r !== RetPf.EMULATE) return 1;
+  vcpu.stat.pf_emulate++;
+  return x86EmulateInstruction(vcpu, gva, EmulType.PF | EmulType.ALLOW_RETRY_PF);
+}
+
+function traceShadowFault(vcpu: KvmVcpu, gva: bigint, errorCode: number): void {
+  const { trace } = vcpu.module.host;
+  if (!(trace.armed & TraceKind.MmuFault)) return;
+  const walk = shadowGetWalk(vcpu, gva);
+  const last = walk[walk.length - 1];
+  const how = errorCode & Pferr.FETCH ? "fetch" : errorCode & Pferr.WRITE ? "write" : "read";
+  const entry = last ? `entry at level ${last.level}: ${describeShadowSpte(last.spte, last.level)}` : "no root";
+  trace.hit({
+    kind: TraceKind.MmuFault,
+    vcpu: vcpu.state.vcpuIdx,
+    text: `#PF at 0x${gva.toString(16)} (${how}), ${entry}`,
+    detail: {
+      gva,
+      write: (errorCode & Pferr.WRITE) !== 0,
+      fetch: (errorCode & Pferr.FETCH) !== 0,
+      present: (errorCode & Pferr.PRESENT) !== 0,
+      misconfig: (errorCode & Pferr.RSVD) !== 0,
+      level: BigInt(last?.level ?? 0),
+      spte: last?.spte ?? 0n,
+    },
+  });
 }
 
 function traceMmuFault(vcpu: KvmVcpu, gpa: number, errorCode: number): void {

@@ -3,9 +3,11 @@
  * 4- and 5-level (SDM 3A chapter 4).
  */
 import { Cr0, Cr4, EferBit, kvmGetRflags, kvmPdptrRead, kvmReadCr0, kvmReadCr3, kvmReadCr4 } from "../kvmCacheRegs";
+import { guestCpuidHas } from "../cpuid";
 import { gfnToMemslot, gpaToHpa, markPageDirtyInSlot } from "../memslots";
 import type { KvmVcpu } from "../types";
 import { Pferr } from "./fault";
+import { Acc } from "./shadowSpte";
 
 const PRESENT = 1n;
 const WRITABLE = 2n;
@@ -38,7 +40,7 @@ const LONG4: readonly Level[] = [level64(39n), level64(30n), level64(21n), level
 const LONG5: readonly Level[] = [level64(48n), ...LONG4];
 
 /** Reads a paging-structure entry; undefined where there is no memory. */
-function readEntry(vcpu: KvmVcpu, gpa: number, bytes: 4 | 8): bigint | undefined {
+export function readGuestPte(vcpu: KvmVcpu, gpa: number, bytes: 4 | 8): bigint | undefined {
   const { memory } = vcpu.module.host;
   const hpa = gpaToHpa(vcpu.kvm, gpa);
   const offset = hpa < 0 ? -1 : memory.hostOffset(hpa);
@@ -52,7 +54,7 @@ function updateEntry(vcpu: KvmVcpu, gpa: number, bytes: 4 | 8, entry: bigint): v
   if (bytes === 8) memory.view.setBigUint64(offset, entry, true);
   else memory.view.setUint32(offset, Number(entry), true);
   const gfn = Math.floor(gpa / 4096);
-  markPageDirtyInSlot(gfnToMemslot(vcpu.kvm, gfn), gfn);
+  markPageDirtyInSlot(vcpu.kvm, gfnToMemslot(vcpu.kvm, gfn), gfn);
 }
 
 /** What a walk depends on. */
@@ -66,8 +68,22 @@ export interface GuestPaging {
   readonly alignmentCheck: boolean;
 }
 
+/** What a successful walk went through (struct guest_walker), for shadow paging. Index 0 is the top table. */
+export interface GuestWalker {
+  /** Guest frames of the tables. */
+  readonly tables: number[];
+  /** Acc bits (shadowSpte.ts) of the path to each table: pt_access of the level above. */
+  readonly access: number[];
+  /** Acc bits of the whole path (pte_access), before the dirty flag counts. */
+  leafAccess: number;
+  /** The leaf's dirty flag, as the walk leaves it. */
+  dirty: boolean;
+  /** Level of the leaf: 1, or 2 and 3 for large pages. */
+  level: number;
+}
+
 /** Paging of a loaded vCPU, by KVM's cached registers. */
-const pagingOf = (vcpu: KvmVcpu): GuestPaging => ({
+export const pagingOf = (vcpu: KvmVcpu): GuestPaging => ({
   cr0: kvmReadCr0(vcpu),
   cr3: kvmReadCr3(vcpu),
   cr4: kvmReadCr4(vcpu),
@@ -93,6 +109,7 @@ export function walkAddr(
   gva: bigint,
   access: number,
   touch: boolean,
+  walker?: GuestWalker,
 ): GvaTranslation {
   const { cr0, cr3, cr4, efer } = paging;
   if (!(cr0 & Cr0.PG)) return { ok: true, gpa: Number(gva & 0xffffffffn), writable: true, user: true };
@@ -125,10 +142,11 @@ export function walkAddr(
     const { shift, bits, entryBytes } = levels[i];
     const index = Number((gva >> shift) & ((1n << bits) - 1n));
     const at = table + index * entryBytes;
-    const entry = readEntry(vcpu, at, entryBytes);
+    walker?.tables.push(table / 4096);
+    walker?.access.push(accOf(writable, user, executable));
+    const entry = readGuestPte(vcpu, at, entryBytes);
     if (entry === undefined || !(entry & PRESENT)) return fail(0);
-    if (entryBytes === 8 && (reservedBits(vcpu) & entry || (entry & NX && !nx)))
-      return fail(Pferr.PRESENT | Pferr.RSVD);
+    if (reserved(vcpu, paging, entry, shift, entryBytes, nx)) return fail(Pferr.PRESENT | Pferr.RSVD);
     writable &&= (entry & WRITABLE) !== 0n;
     user &&= (entry & USER) !== 0n;
     if (entryBytes === 8 && entry & NX) executable = false;
@@ -141,6 +159,11 @@ export function walkAddr(
     }
     if (access >= 0 && !permitted(paging, access, writable, user, executable)) return fail(Pferr.PRESENT);
     if (touch) setAccessedDirty(vcpu, visited, (access & Pferr.WRITE) !== 0);
+    if (walker) {
+      walker.leafAccess = accOf(writable, user, executable);
+      walker.dirty = (entry & DIRTY) !== 0n || (touch && (access & Pferr.WRITE) !== 0);
+      walker.level = levels.length - i;
+    }
     const mask = (1n << shift) - 1n;
     let base: bigint;
     if (entryBytes === 4 && large) base = (entry & 0xffc00000n) | ((entry & 0x1fe000n) << 19n);
@@ -152,6 +175,33 @@ export function walkAddr(
 }
 
 const reservedBits = (vcpu: KvmVcpu): bigint => ADDRESS & ~((1n << BigInt(vcpu.arch.maxphyaddr)) - 1n);
+
+const accOf = (writable: boolean, user: boolean, executable: boolean): number =>
+  (writable ? Acc.WRITE : 0) | (user ? Acc.USER : 0) | (executable ? Acc.EXEC : 0);
+
+/** Bits 62:52 of PAE entries (SDM 3A tables 4-9 to 4-11). */
+const PAE_RESERVED = 0x7ff0_0000_0000_0000n;
+/** PSE-36: bits 20:13 of a 4-MByte page's entry are address bits 39:32; bit 21 is reserved (SDM 3A table 4-4). */
+const PSE_RESERVED = 1n << 21n;
+
+/** Whether an entry that is present has a reserved bit set (SDM 3A 4.3 to 4.5). */
+export function reserved(
+  vcpu: KvmVcpu,
+  paging: GuestPaging,
+  entry: bigint,
+  shift: bigint,
+  entryBytes: 4 | 8,
+  nx: boolean,
+): boolean {
+  const large = shift > 12n && (entry & LARGE) !== 0n;
+  if (entryBytes === 4) return large && (paging.cr4 & Cr4.PSE) !== 0n && (entry & PSE_RESERVED) !== 0n;
+  if (reservedBits(vcpu) & entry || (entry & NX && !nx)) return true;
+  if (!(paging.efer & EferBit.LMA) && entry & PAE_RESERVED) return true;
+  if (!large) return false;
+  // Only directory entries and, with 1-GByte pages, entries above them map pages; bit 12 of those is PAT.
+  if (shift > 30n || (shift === 30n && !guestCpuidHas(vcpu, 0x80000001, 0, "edx", 26))) return true;
+  return (entry & ((1n << shift) - 0x2000n)) !== 0n;
+}
 
 /** SDM 3A 4.6.1: access rights of supervisor and user accesses. */
 function permitted(

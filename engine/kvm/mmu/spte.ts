@@ -102,16 +102,20 @@ export interface LeafOptions {
   readonly writable: boolean;
   readonly hostWritable: boolean;
   readonly adDisabled: boolean;
+  readonly executable: boolean;
+  /** The page is being logged and not written yet: its dirty flag is clear. */
+  readonly clean: boolean;
 }
 
 /** make_spte: maps a page with everything the memslot allows. Guest RAM is write-back and the guest's PAT is ignored. */
 export function makeSpte(o: LeafOptions): bigint {
   let spte =
-    Spte.MMU_PRESENT | BigInt(o.pa) | Ept.READABLE | Ept.EXECUTABLE | (MEMTYPE_WB << Ept.MEMTYPE_SHIFT) | Ept.IPAT;
+    Spte.MMU_PRESENT | BigInt(o.pa) | Ept.READABLE | (MEMTYPE_WB << Ept.MEMTYPE_SHIFT) | Ept.IPAT;
+  if (o.executable) spte |= Ept.EXECUTABLE;
   spte |= o.adDisabled ? Spte.TDP_AD_DISABLED : Ept.ACCESSED;
   if (o.level > 1) spte |= Ept.PAGE_SIZE;
   if (o.hostWritable) spte |= Spte.HOST_WRITABLE;
-  if (o.writable) spte |= Ept.WRITABLE | Spte.MMU_WRITABLE | (o.adDisabled ? 0n : Ept.DIRTY);
+  if (o.writable) spte |= Ept.WRITABLE | Spte.MMU_WRITABLE | (o.adDisabled || o.clean ? 0n : Ept.DIRTY);
   return spte;
 }
 

@@ -3,10 +3,12 @@
  * all vCPUs of the same role.
  */
 
+import { kvmSlotDirtyTrackEnabled } from "../dirtyLog";
 import { markPageDirtyInSlot } from "../memslots";
 import { KvmReq, kvmMakeAllCpusRequest } from "../requests";
 import type { Kvm, KvmMemorySlot, KvmMmuPage, KvmVcpu } from "../types";
 import { type KvmPageFault, RetPf } from "./fault";
+import { wrprotShadowSlot, zapShadowGfns } from "./shadowPages";
 import {
   Ept,
   isLargePte,
@@ -27,6 +29,10 @@ const ENTRIES = 512;
 /** Guest frames one entry of a table at `level` covers. */
 export const pagesPerHpage = (level: number): number => 512 ** (level - 1);
 const indexOf = (gfn: number, level: number): number => Math.floor(gfn / pagesPerHpage(level)) % ENTRIES;
+
+/** is_nx_huge_page_enabled */
+export const kvmNxHugePages = (kvm: Kvm): boolean =>
+  kvm.module.params.nx_huge_pages && !kvm.arch.disableNxHugePages;
 
 export function readSpte(kvm: Kvm, table: number, index: number): bigint {
   const { memory } = kvm.module.host;
@@ -136,7 +142,9 @@ function tdpMmuSetSpte(kvm: Kvm, table: number, index: number, level: number, ne
 function tdpMmuSplitHugePage(kvm: Kvm, table: number, index: number, level: number, huge: bigint): number {
   const sp = tdpMmuAllocSp(kvm, 0, level - 1, table, index);
   const step = pagesPerHpage(level - 1) * 4096;
-  const flags = huge & ~Spte.ADDRESS & (level - 1 === 1 ? ~Ept.PAGE_SIZE : ~0n);
+  let flags = huge & ~Spte.ADDRESS & (level - 1 === 1 ? ~Ept.PAGE_SIZE : ~0n);
+  // Only huge pages are without execution (nx_huge_pages).
+  if (level - 1 === 1) flags |= Ept.EXECUTABLE;
   for (let i = 0; i < ENTRIES; i++) writeSpte(kvm, sp.spt, i, flags | BigInt(spteToPa(huge) + i * step));
   writeSpte(kvm, table, index, makeNonleafSpte(sp.spt, sp.role.adDisabled));
   countPages(kvm, level, -1);
@@ -179,8 +187,10 @@ function tdpMmuMapHandleTargetLevel(vcpu: KvmVcpu, fault: KvmPageFault, table: n
     next = makeMmioSpte(fault.gfn, fault.mmioGeneration);
   } else {
     // Dirty logging lets a page be writable only from the write on that is logged.
-    const logged = slot.dirtyBitmap !== null && !fault.write;
-    const writable = fault.mapWritable && !logged && !fault.writeTracked;
+    const logged = kvmSlotDirtyTrackEnabled(slot) && !fault.write;
+    // With page-modification logging the processor notes the first write: only the dirty flag must be clear.
+    const noted = kvm.module.features.pml && level === 1;
+    const writable = fault.mapWritable && !(logged && !noted) && !fault.writeTracked;
     const gfn = fault.gfn - (fault.gfn % pagesPerHpage(level));
     const pa = fault.pa - (fault.gfn - gfn) * 4096;
     next = makeSpte({
@@ -189,8 +199,10 @@ function tdpMmuMapHandleTargetLevel(vcpu: KvmVcpu, fault: KvmPageFault, table: n
       writable,
       hostWritable: fault.mapWritable,
       adDisabled: !kvm.module.features.eptAdBits,
+      executable: level === 1 || !kvmNxHugePages(kvm),
+      clean: logged,
     });
-    if (writable && fault.write) markPageDirtyInSlot(slot, fault.gfn);
+    if (writable && fault.write) markPageDirtyInSlot(kvm, slot, fault.gfn);
   }
   if (next === old) return fault.write && slot && !isWritablePte(next) ? RetPf.EMULATE : RetPf.SPURIOUS;
   tdpMmuSetSpte(kvm, table, index, level, next);
@@ -238,7 +250,7 @@ export function fastPageFault(vcpu: KvmVcpu, fault: KvmPageFault): RetPf {
   if (!(leaf.spte & Spte.MMU_WRITABLE) || !(leaf.spte & Spte.HOST_WRITABLE) || leaf.level > 1) return RetPf.INVALID;
   const dirty = vcpu.module.features.eptAdBits ? Ept.DIRTY : 0n;
   writeSpte(vcpu.kvm, leaf.table, leaf.index, leaf.spte | Ept.WRITABLE | dirty);
-  markPageDirtyInSlot(fault.slot, fault.gfn);
+  markPageDirtyInSlot(vcpu.kvm, fault.slot, fault.gfn);
   vcpu.stat.pf_fast++;
   return RetPf.FIXED;
 }
@@ -273,24 +285,57 @@ function forEachLeaf(
   return changed;
 }
 
-/** kvm_tdp_mmu_wrprot_slot: writes to the slot fault from now on. Huge pages go, so that pages can be logged one by one. */
+/** The next write to a page is to be seen: by a fault, or with page-modification logging by its dirty flag. */
+const logWritesOf = (kvm: Kvm, spte: bigint, level: number): bigint =>
+  kvm.module.features.pml && level === 1 ? spte & ~Ept.DIRTY : spte & ~(Ept.WRITABLE | Ept.DIRTY);
+
+/** kvm_tdp_mmu_wrprot_slot: writes to the slot fault from now on. A huge page is split by the first one. */
 export function kvmTdpMmuWrprotSlot(kvm: Kvm, slot: KvmMemorySlot): boolean {
-  return forEachLeaf(kvm, slot.baseGfn, slot.baseGfn + slot.npages, (spte, _gfn, level) =>
-    level > 1 ? 0n : spte & ~(Ept.WRITABLE | Ept.DIRTY),
+  if (!kvm.module.features.ept) return wrprotShadowSlot(kvm, slot, null);
+  return forEachLeaf(
+    kvm,
+    slot.baseGfn,
+    slot.baseGfn + slot.npages,
+    (spte, _gfn, level) => logWritesOf(kvm, spte, level),
   );
+}
+
+/** kvm_tdp_mmu_try_split_huge_pages: huge pages with frames of [start, end) become 4-KiB pages now (eager_page_split). */
+export function kvmTdpMmuTrySplitHugePages(kvm: Kvm, start: number, end: number): boolean {
+  let changed = false;
+  const walk = (table: number, level: number, first: number): void => {
+    const span = pagesPerHpage(level);
+    for (let i = 0; i < ENTRIES; i++) {
+      const gfn = first + i * span;
+      if (gfn >= end || gfn + span <= start) continue;
+      const spte = readSpte(kvm, table, i);
+      if (!isShadowPresentPte(spte) || level === 1) continue;
+      let child = spteToPa(spte);
+      if (isLargePte(spte)) {
+        child = tdpMmuSplitHugePage(kvm, table, i, level, spte);
+        changed = true;
+      }
+      if (level > 2) walk(child, level - 1, gfn);
+    }
+  };
+  for (const root of [...kvm.arch.mmu.roots]) walk(root, PT64_ROOT_4LEVEL, 0);
+  return changed;
 }
 
 /** kvm_tdp_mmu_clear_dirty_pt_masked: write-protects the pages whose bit is set in `dirty`. */
 export function kvmTdpMmuClearDirtyMasked(kvm: Kvm, slot: KvmMemorySlot, dirty: Uint32Array): boolean {
+  if (!kvm.module.features.ept) return wrprotShadowSlot(kvm, slot, dirty);
   return forEachLeaf(kvm, slot.baseGfn, slot.baseGfn + slot.npages, (spte, gfn, level) => {
-    if (level > 1) return 0n;
+    // Of a slot that began as all dirty, huge pages are still writable; the next write splits them.
     const rel = gfn - slot.baseGfn;
-    return (dirty[rel >> 5] >>> (rel & 31)) & 1 ? spte & ~(Ept.WRITABLE | Ept.DIRTY) : spte;
+    const marked = level > 1 || (dirty[rel >> 5] >>> (rel & 31)) & 1;
+    return marked ? logWritesOf(kvm, spte, level) : spte;
   });
 }
 
 /** kvm_tdp_mmu_zap_leafs: unmaps frames [start, end). */
 export function kvmTdpMmuZapLeafs(kvm: Kvm, start: number, end: number): boolean {
+  if (!kvm.module.features.ept) return zapShadowGfns(kvm, start, end);
   return forEachLeaf(kvm, start, end, () => 0n);
 }
 

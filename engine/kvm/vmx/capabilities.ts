@@ -178,6 +178,11 @@ export interface VmxFeatures {
   readonly ept1g: boolean;
   readonly loadEfer: boolean;
   readonly loadPat: boolean;
+  /** APIC-register virtualization, virtual-interrupt delivery and posted interrupts. */
+  readonly apicv: boolean;
+  readonly pml: boolean;
+  /** The local APIC's timer runs on the VMX-preemption timer. */
+  readonly preemptionTimer: boolean;
 }
 
 /** hardware_setup: parameters against capabilities. @throws VmxUnsupported where the model has no other way */
@@ -190,12 +195,11 @@ export function vmxFeatures(config: VmcsConfig, params: KvmParams): VmxFeatures 
     cap(EptCap.PAGE_WALK_4) &&
     cap(EptCap.WB) &&
     cap(EptCap.INVEPT_GLOBAL);
-  if (!ept) throw new VmxUnsupported("EPT with 4-level walk, write-back tables and global INVEPT is required");
-  const unrestrictedGuest = params.unrestricted_guest && has2nd(SecondaryExec.UNRESTRICTED_GUEST);
-  if (!unrestrictedGuest) throw new VmxUnsupported("unrestricted guest is required");
+  const unrestrictedGuest = params.unrestricted_guest && ept && has2nd(SecondaryExec.UNRESTRICTED_GUEST);
+  const eptAdBits = params.eptad && ept && cap(EptCap.AD);
   return {
     ept,
-    eptAdBits: params.eptad && cap(EptCap.AD),
+    eptAdBits,
     vpid:
       params.vpid &&
       has2nd(SecondaryExec.ENABLE_VPID) &&
@@ -216,5 +220,12 @@ export function vmxFeatures(config: VmcsConfig, params: KvmParams): VmxFeatures 
       (config.vmentryCtrl & VmEntryControl.LOAD_IA32_EFER) !== 0 &&
       (config.vmexitCtrl & VmExitControl.LOAD_IA32_EFER) !== 0,
     loadPat: (config.vmentryCtrl & VmEntryControl.LOAD_IA32_PAT) !== 0,
+    apicv:
+      params.enable_apicv &&
+      has2nd(SecondaryExec.APIC_REGISTER_VIRT) &&
+      has2nd(SecondaryExec.VIRTUAL_INTR_DELIVERY) &&
+      (config.pinBasedExecCtrl & PinBased.POSTED_INTR) !== 0,
+    pml: params.pml && eptAdBits && has2nd(SecondaryExec.ENABLE_PML),
+    preemptionTimer: params.preemption_timer && (config.pinBasedExecCtrl & PinBased.VMX_PREEMPTION_TIMER) !== 0,
   };
 }

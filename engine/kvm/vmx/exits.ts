@@ -21,8 +21,8 @@ import {
   kvmRegWrite32,
 } from "../kvmCacheRegs";
 import { Pferr } from "../mmu/fault";
-import { kvmMmuPageFault } from "../mmu/mmu";
-import { kvmGetMsr, kvmSetMsr } from "../msrs";
+import { kvmHandlePageFault, kvmMmuInvlpg, kvmMmuPageFault } from "../mmu/mmu";
+import { kvmEmulateRdmsr, kvmEmulateWrmsr } from "../msrFilter";
 import { KvmReq, kvmMakeRequest } from "../requests";
 import { type KvmVcpu, VcpuReg } from "../types";
 import { KvmExit, KvmGuestdbg, KvmInternalError } from "../uapi";
@@ -40,6 +40,11 @@ import { kvmEmulateHalt, kvmVcpuOnSpin } from "../x86Halt";
 import { Fastpath } from "../x86Ops";
 import { kvmGetCr8, kvmLmsw, kvmSetCr0, kvmSetCr3, kvmSetCr4, kvmSetCr8, kvmSetXcr } from "../x86Regs";
 import { IntrInfo, vmxGetExitQual, vmxGetIntrInfo, vmxSkipEmulatedInstruction } from "./run";
+import { handleApicEoiInduced, handleApicWrite } from "./apicv";
+import { handlePreemptionTimer } from "./hvTimer";
+import { handleInvpcid } from "./invpcid";
+import { handlePmlFull, vmxFlushPmlBuffer } from "./pml";
+import { handleInvalidGuestState, handleRmodeException, isRmodeException } from "./rmode";
 import { vmxGetCpl } from "./segments";
 import { controlsClearBit, loadedCpu, vmcsRead, vmcsRead32, vmcsSetBits, vmcsWrite } from "./vmcs";
 import { GuestIntrState, vmxGetRflags } from "./vmx";
@@ -61,9 +66,10 @@ export function handleExceptionNmi(vcpu: KvmVcpu): number {
   const type = intrInfo & IntrInfo.TYPE;
   const vector = intrInfo & IntrInfo.VECTOR;
   if (type === IntrInfo.NMI_INTR || (type === IntrInfo.HARD_EXCEPTION && vector === ExcVector.MC)) return 1;
-  if (type === IntrInfo.HARD_EXCEPTION && vector === ExcVector.UD) return handleUd(vcpu);
+  if (type === IntrInfo.HARD_EXCEPTION && vector === ExcVector.UD && !vmx.rmode.vm86Active) return handleUd(vcpu);
   const errorCode = intrInfo & IntrInfo.DELIVER_CODE ? vmcsRead32(vcpu, Field.VM_EXIT_INTR_ERROR_CODE) : 0;
-  if (vmx.idtVectoringInfo & VECTORING_INFO_VALID) {
+  const pageFault = type === IntrInfo.HARD_EXCEPTION && vector === ExcVector.PF;
+  if (vmx.idtVectoringInfo & VECTORING_INFO_VALID && !pageFault) {
     run.exit = {
       exit_reason: KvmExit.INTERNAL_ERROR,
       internal: {
@@ -74,6 +80,8 @@ export function handleExceptionNmi(vcpu: KvmVcpu): number {
     };
     return 0;
   }
+  if (pageFault) return kvmHandlePageFault(vcpu, vmxGetExitQual(vcpu), errorCode);
+  if (vmx.rmode.vm86Active && isRmodeException(vcpu, vector)) return handleRmodeException(vcpu, vector, errorCode);
   switch (vector) {
     case ExcVector.DB: {
       const dr6 = vmxGetExitQual(vcpu);
@@ -229,23 +237,6 @@ export function handleDr(vcpu: KvmVcpu): number {
   return kvmCompleteInsnGp(vcpu, kvmSetDr(vcpu, dr, kvmRegisterRead(vcpu, reg)));
 }
 
-/** kvm_emulate_rdmsr */
-export function handleRdmsr(vcpu: KvmVcpu): number {
-  const index = kvmRegRead32(vcpu, VcpuReg.RCX);
-  const data = kvmGetMsr(vcpu, index, false);
-  if (data === null) return kvmCompleteInsnGp(vcpu, true);
-  kvmRegWrite32(vcpu, VcpuReg.RAX, Number(data & 0xffffffffn));
-  kvmRegWrite32(vcpu, VcpuReg.RDX, Number(data >> 32n));
-  return kvmSkipEmulatedInstruction(vcpu);
-}
-
-/** kvm_emulate_wrmsr */
-export function handleWrmsr(vcpu: KvmVcpu): number {
-  const index = kvmRegRead32(vcpu, VcpuReg.RCX);
-  const data = BigInt(kvmRegRead32(vcpu, VcpuReg.RAX)) | (BigInt(kvmRegRead32(vcpu, VcpuReg.RDX)) << 32n);
-  return kvmCompleteInsnGp(vcpu, kvmSetMsr(vcpu, index, data, false));
-}
-
 /** kvm_emulate_rdpmc: there is no virtual PMU, so every counter is missing. */
 export const handleRdpmc = (vcpu: KvmVcpu): number => kvmCompleteInsnGp(vcpu, true);
 
@@ -256,7 +247,7 @@ export const handleWbinvd = (vcpu: KvmVcpu): number => kvmSkipEmulatedInstructio
 /** handle_invlpg */
 export function handleInvlpg(vcpu: KvmVcpu): number {
   vcpu.stat.invlpg++;
-  vcpu.module.ops.flushTlbGva(vcpu, vmxGetExitQual(vcpu));
+  kvmMmuInvlpg(vcpu, vmxGetExitQual(vcpu));
   return kvmSkipEmulatedInstruction(vcpu);
 }
 
@@ -408,8 +399,8 @@ export const kvmVmxExitHandlers: Readonly<Partial<Record<number, ExitHandler>>> 
   [ExitReason.CR_ACCESS]: handleCr,
   [ExitReason.DR_ACCESS]: handleDr,
   [ExitReason.CPUID]: kvmEmulateCpuid,
-  [ExitReason.MSR_READ]: handleRdmsr,
-  [ExitReason.MSR_WRITE]: handleWrmsr,
+  [ExitReason.MSR_READ]: kvmEmulateRdmsr,
+  [ExitReason.MSR_WRITE]: kvmEmulateWrmsr,
   [ExitReason.INTERRUPT_WINDOW]: handleInterruptWindow,
   [ExitReason.HLT]: kvmEmulateHalt,
   [ExitReason.INVD]: handleInvd,
@@ -435,6 +426,11 @@ export const kvmVmxExitHandlers: Readonly<Partial<Record<number, ExitHandler>>> 
   [ExitReason.LDTR_TR]: handleDesc,
   [ExitReason.EPT_VIOLATION]: handleEptViolation,
   [ExitReason.EPT_MISCONFIG]: handleEptMisconfig,
+  [ExitReason.EOI_INDUCED]: handleApicEoiInduced,
+  [ExitReason.APIC_WRITE]: handleApicWrite,
+  [ExitReason.PML_FULL]: handlePmlFull,
+  [ExitReason.PREEMPTION_TIMER]: handlePreemptionTimer,
+  [ExitReason.INVPCID]: handleInvpcid,
   [ExitReason.PAUSE_INSTRUCTION]: handlePause,
   [ExitReason.MWAIT_INSTRUCTION]: handleMwait,
   [ExitReason.MONITOR_TRAP_FLAG]: handleMonitorTrap,
@@ -463,6 +459,8 @@ export function vmxHandleExit(vcpu: KvmVcpu, fastpath: Fastpath): number {
   const basic = exitReason & 0xffff;
   const vectoring = vmx.idtVectoringInfo;
 
+  if (vcpu.module.features.pml) vmxFlushPmlBuffer(vcpu);
+  if (vmx.emulationRequired) return handleInvalidGuestState(vcpu);
   if (vmx.fail || (exitReason & ENTRY_FAILURE) !== 0) {
     dumpVmcs(vcpu);
     const reason = vmx.fail ? vmcsRead32(vcpu, Field.VM_INSTRUCTION_ERROR) : exitReason;

@@ -1,6 +1,9 @@
 /** vmx_x86_ops: the table through which the common code reaches the Intel module (arch/x86/kvm/vmx/main.c). */
 import type { KvmX86Ops } from "../x86Ops";
 import { vmxHandleExit } from "./exits";
+import { vmxMsrFilterChanged } from "./msrBitmap";
+import { vmxSetVirtualApicMode } from "./apicv";
+import { vmxUpdateCpuDirtyLogging } from "./pml";
 import { vmxGetMsr, vmxSetMsr } from "./msr";
 import {
   vmxCancelInjection,
@@ -91,12 +94,14 @@ export const vmxX86Ops: KvmX86Ops = {
   enableNmiWindow: vmxEnableNmiWindow,
   enableIrqWindow: vmxEnableIrqWindow,
   updateCr8Intercept: vmx.vmxUpdateCr8Intercept,
-  setVirtualApicMode: vmx.vmxSetVirtualApicMode,
+  setVirtualApicMode: vmxSetVirtualApicMode,
   setApicAccessPageAddr: vmx.vmxSetApicAccessPageAddr,
   setTssAddr: vmx.vmxSetTssAddr,
   setIdentityMapAddr: vmx.vmxSetIdentityMapAddr,
   loadMmuPgd: vmx.vmxLoadMmuPgd,
   vcpuAfterSetCpuid: vmx.vmxVcpuAfterSetCpuid,
   writeTscOffset: vmx.vmxWriteTscOffset,
-  msrFilterChanged: () => {},
+  updateCpuDirtyLogging: vmxUpdateCpuDirtyLogging,
+  msrFilterChanged: vmxMsrFilterChanged,
+  writeTscMultiplier: vmx.vmxWriteTscMultiplier,
 };

@@ -15,8 +15,8 @@ const URET: Readonly<Record<number, keyof KvmVcpu["vmx"]["uretMsrs"]>> = {
   [Msr.TSC_AUX]: "tscAux",
 };
 
-/** vmx_get_msr. @returns null where #GP is due */
-export function vmxGetMsr(vcpu: KvmVcpu, index: number, hostInitiated: boolean): bigint | null {
+/** vmx_get_msr. @returns null where #GP is due, undefined where nobody knows the MSR */
+export function vmxGetMsr(vcpu: KvmVcpu, index: number, hostInitiated: boolean): bigint | null | undefined {
   const { vmx } = vcpu;
   switch (index) {
     case Msr.FS_BASE:

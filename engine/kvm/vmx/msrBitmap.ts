@@ -2,6 +2,7 @@
  * MSR bitmap of a vCPU: a page of four 1-KiB bitmaps, a set bit intercepts (SDM 3C 25.6.9). KVM intercepts all but the few
  * MSRs whose guest value is in the processor while the guest runs.
  */
+import { kvmMsrAllowed } from "../msrFilter";
 import { Msr } from "../msrs";
 import type { KvmVcpu } from "../types";
 
@@ -52,10 +53,18 @@ export function msrIntercepted(vcpu: KvmVcpu, index: number, write: boolean): bo
   return ((memory.u8[at] >> (bit & 7)) & 1) !== 0;
 }
 
+/** vmx_msr_filter_changed: MSRs the filter has something against exit. */
+export function vmxMsrFilterChanged(vcpu: KvmVcpu): void {
+  for (const { index, type } of PASS_THROUGH) {
+    if (type & MsrType.R) setInterceptForMsr(vcpu, index, MsrType.R, !kvmMsrAllowed(vcpu, index, false));
+    if (type & MsrType.W) setInterceptForMsr(vcpu, index, MsrType.W, !kvmMsrAllowed(vcpu, index, true));
+  }
+}
+
 /** All set, then the pass-through ones cleared. */
 export function initMsrBitmap(vcpu: KvmVcpu): void {
   const { memory } = vcpu.module.host;
   const page = memory.hostOffset(vcpu.vmx.msrBitmap);
   memory.u8.fill(0xff, page, page + 4096);
-  for (const { index, type } of PASS_THROUGH) setInterceptForMsr(vcpu, index, type, false);
+  vmxMsrFilterChanged(vcpu);
 }

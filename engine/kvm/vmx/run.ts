@@ -26,6 +26,10 @@ import {
   kvmRequeueException,
 } from "../x86Events";
 import { Fastpath } from "../x86Ops";
+import { apicvEnter, apicvExit } from "./apicv";
+import { kvmVcpuApicvActive } from "./apicvState";
+import { vmxUpdateHvTimer } from "./hvTimer";
+import { kvmInjectRealmodeInterrupt } from "./rmode";
 import {
   controlsSetBit,
   loadedCpu,
@@ -85,14 +89,22 @@ function saveGuestRegs(vcpu: KvmVcpu): void {
   for (let i = 0; i < 16; i++) if (i !== VcpuReg.RSP) regs[i] = activeGprs[i];
 }
 
-/** With the TPR shadow the guest's TPR lies in the virtual-APIC page while it runs. */
+/** With the TPR shadow the guest's TPR lies in the virtual-APIC page while it runs; with APICv all of the local APIC. */
 function syncTprToVirtualApic(vcpu: KvmVcpu): void {
+  if (kvmVcpuApicvActive(vcpu)) {
+    apicvEnter(vcpu);
+    return;
+  }
   if (!vcpu.apic || !(vcpu.vmx.controls.exec & CpuBased.TPR_SHADOW)) return;
   const { memory } = vcpu.module.host;
   memory.u8[memory.hostOffset(vcpu.vmx.virtualApicPage) + ApicReg.TPR] = vcpu.apic.tpr;
 }
 
 function syncTprFromVirtualApic(vcpu: KvmVcpu): void {
+  if (kvmVcpuApicvActive(vcpu)) {
+    apicvExit(vcpu);
+    return;
+  }
   if (!vcpu.apic || !(vcpu.vmx.controls.exec & CpuBased.TPR_SHADOW)) return;
   const { memory } = vcpu.module.host;
   const tpr = memory.u8[memory.hostOffset(vcpu.vmx.virtualApicPage) + ApicReg.TPR];
@@ -105,6 +117,15 @@ function syncTprFromVirtualApic(vcpu: KvmVcpu): void {
  */
 export function vmxVcpuRun(vcpu: KvmVcpu): Fastpath {
   const { vmx, arch } = vcpu;
+  if (vmx.emulationRequired && vcpu.state.suspended !== "guest") {
+    // VM entry would refuse this state: the emulator takes over (vmx_handle_exit).
+    vmx.fail = false;
+    vmx.exitReason = (ENTRY_FAILURE | ExitReason.INVALID_STATE) >>> 0;
+    vmx.exitQualification = 0n;
+    vmx.exitIntrInfo = 0;
+    arch.regsAvail |= (1 << VcpuReg.EXIT_INFO_1) | (1 << VcpuReg.EXIT_INFO_2);
+    return Fastpath.NONE;
+  }
   if (vcpu.state.suspended !== "guest") {
     if (vmx.pleWindowDirty) {
       vmx.pleWindowDirty = false;
@@ -115,6 +136,7 @@ export function vmxVcpuRun(vcpu: KvmVcpu): Fastpath {
     arch.regsDirty = 0;
     if (arch.switchDbRegs & KvmDebugreg.WONT_EXIT) loadedCpu(vcpu).state.setU64(Off.DR6, arch.dr6);
     if (arch.guestDebug & KvmGuestdbg.SINGLESTEP) vmxSetInterruptShadow(vcpu, 0);
+    vmxUpdateHvTimer(vcpu);
     kvmLoadGuestXsaveState(vcpu);
     syncTprToVirtualApic(vcpu);
   }
@@ -312,6 +334,10 @@ function vmxClearHlt(vcpu: KvmVcpu): void {
 export function vmxInjectIrq(vcpu: KvmVcpu): void {
   const { interrupt, eventExitInstLen } = vcpu.arch;
   vcpu.stat.irq_injections++;
+  if (vcpu.vmx.rmode.vm86Active) {
+    kvmInjectRealmodeInterrupt(vcpu, interrupt.nr, interrupt.soft ? eventExitInstLen : 0);
+    return;
+  }
   let info = interrupt.nr | IntrInfo.VALID;
   if (interrupt.soft) {
     info |= IntrInfo.SOFT_INTR;
@@ -328,6 +354,10 @@ export function vmxInjectNmi(vcpu: KvmVcpu): void {
   if (!module.features.vnmi) vmx.softVnmiBlocked = true;
   vcpu.stat.nmi_injections++;
   vmx.nmiKnownUnmasked = false;
+  if (vmx.rmode.vm86Active) {
+    kvmInjectRealmodeInterrupt(vcpu, 2, 0);
+    return;
+  }
   vmcsWrite32(vcpu, Field.VM_ENTRY_INTR_INFO_FIELD, IntrInfo.NMI_INTR | IntrInfo.VALID | 2);
   vmxClearHlt(vcpu);
 }
@@ -336,6 +366,11 @@ export function vmxInjectException(vcpu: KvmVcpu): void {
   const ex = vcpu.arch.exception;
   let info = ex.vector | IntrInfo.VALID;
   kvmDeliverExceptionPayload(vcpu, ex);
+  if (vcpu.vmx.rmode.vm86Active) {
+    const soft = ex.vector === ExcVector.BP || ex.vector === ExcVector.OF;
+    kvmInjectRealmodeInterrupt(vcpu, ex.vector, soft ? vcpu.arch.eventExitInstLen : 0);
+    return;
+  }
   if (ex.hasErrorCode) {
     vmcsWrite32(vcpu, Field.VM_ENTRY_EXCEPTION_ERROR_CODE, ex.errorCode & 0xffff);
     info |= IntrInfo.DELIVER_CODE;

@@ -3,6 +3,7 @@ import { Seg } from "../../cpu/state";
 import { Field } from "../../cpu/vmx/fields";
 import type { KvmVcpu } from "../types";
 import type { KvmSegment } from "../uapi";
+import { rmodeGetSegment, rmodeSetSegment, updateEmulationRequired } from "./rmode";
 import { vmcsRead, vmcsRead32, vmcsWrite, vmcsWrite32 } from "./vmcs";
 
 /** Fields of each segment register, in the order of Seg. */
@@ -47,9 +48,13 @@ export function segmentFromAccessRights(selector: number, base: bigint, limit: n
   };
 }
 
-export const vmxGetSegmentBase = (vcpu: KvmVcpu, seg: number): bigint => vmcsRead(vcpu, SEGMENT_FIELDS[seg].base);
+const inVm86 = (vcpu: KvmVcpu, seg: number): boolean => vcpu.vmx.rmode.vm86Active && seg !== Seg.LDTR;
+
+export const vmxGetSegmentBase = (vcpu: KvmVcpu, seg: number): bigint =>
+  inVm86(vcpu, seg) ? rmodeGetSegment(vcpu, seg).base : vmcsRead(vcpu, SEGMENT_FIELDS[seg].base);
 
 export function vmxGetSegment(vcpu: KvmVcpu, seg: number): KvmSegment {
+  if (inVm86(vcpu, seg)) return rmodeGetSegment(vcpu, seg);
   const f = SEGMENT_FIELDS[seg];
   return segmentFromAccessRights(
     vmcsRead32(vcpu, f.selector),
@@ -61,11 +66,18 @@ export function vmxGetSegment(vcpu: KvmVcpu, seg: number): KvmSegment {
 
 /** __vmx_set_segment. With unrestricted guest all but LDTR must have the accessed bit, as the entry checks want it. */
 export function vmxSetSegment(vcpu: KvmVcpu, seg: number, value: KvmSegment): void {
+  if (inVm86(vcpu, seg)) rmodeSetSegment(vcpu, seg, value);
+  else writeSegmentFields(vcpu, seg, value);
+  updateEmulationRequired(vcpu);
+}
+
+function writeSegmentFields(vcpu: KvmVcpu, seg: number, value: KvmSegment): void {
   const f = SEGMENT_FIELDS[seg];
   vmcsWrite(vcpu, f.base, value.base);
   vmcsWrite32(vcpu, f.limit, value.limit);
   vmcsWrite32(vcpu, f.selector, value.selector);
-  const ar = segmentAccessRights(seg === Seg.LDTR ? value : { ...value, type: value.type | 1 });
+  const accessed = vcpu.module.features.unrestrictedGuest && seg !== Seg.LDTR;
+  const ar = segmentAccessRights(accessed ? { ...value, type: value.type | 1 } : value);
   vmcsWrite32(vcpu, f.ar, ar);
   if (seg === Seg.CS) vcpu.vmx.csAr = ar;
 }
@@ -82,7 +94,7 @@ export function vmxGetCsDbLBits(vcpu: KvmVcpu): { db: number; l: number } {
 }
 
 /** vmx_get_cpl: DPL of SS. */
-export const vmxGetCpl = (vcpu: KvmVcpu): number => (vmcsRead32(vcpu, Field.GUEST_SS_AR_BYTES) >> 5) & 3;
+export const vmxGetCpl = (vcpu: KvmVcpu): number => vcpu.vmx.rmode.vm86Active ? 0 : (vmcsRead32(vcpu, Field.GUEST_SS_AR_BYTES) >> 5) & 3;
 
 /** seg_setup: flat real-mode data segment; CS is set by the reset. */
 export function segSetup(vcpu: KvmVcpu, seg: number): void {

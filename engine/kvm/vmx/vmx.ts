@@ -13,21 +13,37 @@ import {
   Cr4,
   EferBit,
   isPaePaging,
+  isPaging,
   kvmReadCr0,
+  kvmReadCr3,
   kvmReadCr4,
   kvmRegisterIsDirty,
   kvmRegisterMarkAvailable,
+  kvmRegisterMarkDirty,
 } from "../kvmCacheRegs";
 import { apicX2apicMode, kvmGetApicBase, kvmSetApicBase } from "../lapic";
 import { gfnToMemslot, kvmSetMemoryRegion, slotToHpa } from "../memslots";
 import type { KvmModuleBase } from "../moduleBase";
 import { Msr } from "../msrs";
+import { DEFAULT_TSC_SCALING_RATIO } from "../pvclock";
 import { KvmReq, kvmMakeRequest } from "../requests";
 import { APIC_ACCESS_PAGE_PRIVATE_MEMSLOT, type Kvm, type KvmVcpu, PAGE_SIZE, VcpuReg } from "../types";
 import { KVM_X86_DISABLE_EXITS } from "../uapi";
 import { ExcVector } from "../x86Events";
 import { EptCap } from "./capabilities";
+import { vmxSetVirtualApicMode } from "./apicv";
+import { kvmVcpuApicvActive } from "./apicvState";
 import { initMsrBitmap } from "./msrBitmap";
+import { initPml } from "./pml";
+import {
+  enterPmode,
+  enterRmode,
+  initRmodeIdentityMap,
+  initRmodeTss,
+  rmodeReadRflags,
+  rmodeWriteRflags,
+  updateEmulationRequired,
+} from "./rmode";
 import { segSetup, vmxSetGdt, vmxSetIdt } from "./segments";
 import {
   controlsClearBit,
@@ -110,15 +126,17 @@ export function vmxVcpuCreate(vcpu: KvmVcpu): void {
   vmx.vmcs = allocateVmcs(module);
   vmx.msrBitmap = module.host.allocatePages(1);
   vmx.virtualApicPage = module.host.allocatePages(1);
+  if (module.features.apicv) vmx.apicv.descriptor = module.host.allocatePages(1);
   initMsrBitmap(vcpu);
   if (cpuNeedVirtualizeApicAccesses(vcpu)) kvmAllocApicAccessPage(vcpu.kvm);
+  if (module.features.ept && !module.features.unrestrictedGuest) initRmodeIdentityMap(vcpu.kvm);
 }
 
 export function vmxVcpuFree(vcpu: KvmVcpu): void {
   const { module, vmx } = vcpu;
   loadedVmcsClear(vcpu);
   freeVpid(module, vmx.vpid);
-  for (const page of [vmx.vmcs, vmx.msrBitmap, vmx.virtualApicPage]) if (page >= 0) module.host.freePages(page, 1);
+  for (const page of [vmx.vmcs, vmx.msrBitmap, vmx.virtualApicPage, vmx.apicv.descriptor, vmx.pmlPage]) if (page >= 0) module.host.freePages(page, 1);
 }
 
 const cpuNeedTprShadow = (vcpu: KvmVcpu): boolean =>
@@ -144,12 +162,13 @@ function kvmAllocApicAccessPage(kvm: Kvm): void {
   kvm.arch.apicAccessMemslotEnabled = true;
 }
 
-/** vmx_set_tss_addr: only remembered; unrestricted guest needs no TSS for real mode. */
+/** vmx_set_tss_addr: where the TSS of real-mode code lies; unrestricted guest needs none. */
 export function vmxSetTssAddr(kvm: Kvm, addr: number): void {
+  if (!kvm.module.features.unrestrictedGuest) initRmodeTss(kvm, addr);
   kvm.arch.tssAddr = addr;
 }
 
-/** vmx_set_identity_map_addr: only remembered; unrestricted guest needs no identity map. */
+/** vmx_set_identity_map_addr: where the first vCPU puts the map for guests without paging. */
 export function vmxSetIdentityMapAddr(kvm: Kvm, addr: number): void {
   kvm.arch.identityMapAddr = addr;
 }
@@ -184,6 +203,8 @@ function vmxSecondaryExecControl(vcpu: KvmVcpu): number {
   const has = (leaf: number, reg: "ebx" | "ecx" | "edx", bit: number) => guestCpuidHas(vcpu, leaf, 0, reg, bit);
   if (!cpuNeedVirtualizeApicAccesses(vcpu)) exec &= ~SecondaryExec.VIRTUALIZE_APIC_ACCESSES;
   if (vcpu.vmx.vpid === 0) exec &= ~SecondaryExec.ENABLE_VPID;
+  if (!features.ept) exec &= ~SecondaryExec.ENABLE_EPT;
+  if (!features.unrestrictedGuest) exec &= ~SecondaryExec.UNRESTRICTED_GUEST;
   if (vcpu.kvm.arch.disabledExits & KVM_X86_DISABLE_EXITS.PAUSE || features.pleGap === 0) {
     exec &= ~SecondaryExec.PAUSE_LOOP_EXITING;
   }
@@ -194,9 +215,10 @@ function vmxSecondaryExecControl(vcpu: KvmVcpu): number {
     SecondaryExec.DESC |
     SecondaryExec.SHADOW_VMCS |
     SecondaryExec.ENABLE_PML |
-    SecondaryExec.TSC_SCALING |
     SecondaryExec.ENABLE_XSAVES
   );
+  // The multiplier costs every RDTSC; it is on for vCPUs whose rate is not the host's.
+  if (!features.tscScaling || vcpu.arch.tscScalingRatio === DEFAULT_TSC_SCALING_RATIO) exec &= ~SecondaryExec.TSC_SCALING;
   // Instructions the guest's CPUID does not have must fault, or exit so that KVM can fault them.
   if (!has(0x80000001, "edx", 27) && !has(7, "ecx", 22)) exec &= ~SecondaryExec.ENABLE_RDTSCP;
   if (!has(7, "ebx", 10)) exec &= ~SecondaryExec.ENABLE_INVPCID;
@@ -257,7 +279,8 @@ function initVmcs(vcpu: KvmVcpu): void {
   if (features.loadPat) vmcsWrite(vcpu, Field.GUEST_IA32_PAT, arch.pat);
   controlsSet(vcpu, "vmExit", config.vmexitCtrl & ~VmExitControl.LOAD_IA32_EFER);
   controlsSet(vcpu, "vmEntry", config.vmentryCtrl & ~(VmEntryControl.LOAD_IA32_EFER | VmEntryControl.IA32E_MODE));
-  arch.cr0GuestOwnedBits = KVM_POSSIBLE_CR0_GUEST_BITS;
+  // With shadow paging CR0.WP shapes the tables, so KVM must see it.
+  arch.cr0GuestOwnedBits = features.ept ? KVM_POSSIBLE_CR0_GUEST_BITS : KVM_POSSIBLE_CR0_GUEST_BITS & ~Cr0.WP;
   vmcsWrite(vcpu, Field.CR0_GUEST_HOST_MASK, ~arch.cr0GuestOwnedBits & U64);
   setCr4GuestHostMask(vcpu);
   if (vmx.vpid !== 0) vmcsWrite32(vcpu, Field.VIRTUAL_PROCESSOR_ID, vmx.vpid);
@@ -266,11 +289,14 @@ function initVmcs(vcpu: KvmVcpu): void {
     vmcsWrite32(vcpu, Field.TPR_THRESHOLD, 0);
   }
   vmcsWrite(vcpu, Field.TSC_OFFSET, arch.tscOffset);
+  if (features.tscScaling) vmcsWrite(vcpu, Field.TSC_MULTIPLIER, arch.tscScalingRatio);
+  initPml(vcpu);
 }
 
 /** set_cr4_guest_host_mask */
 function setCr4GuestHostMask(vcpu: KvmVcpu): void {
   vcpu.arch.cr4GuestOwnedBits = KVM_POSSIBLE_CR4_GUEST_BITS & ~vcpu.arch.cr4GuestRsvdBits;
+  if (!vcpu.module.features.ept) vcpu.arch.cr4GuestOwnedBits &= ~Cr4.PGE;
   vmcsWrite(vcpu, Field.CR4_GUEST_HOST_MASK, ~vcpu.arch.cr4GuestOwnedBits & U64);
 }
 
@@ -403,7 +429,7 @@ export function vmxCacheReg(vcpu: KvmVcpu, reg: number): void {
       arch.regs[VcpuReg.RIP] = vmcsRead(vcpu, Field.GUEST_RIP);
       break;
     case VcpuReg.PDPTR:
-      if (isPaePaging(vcpu)) {
+      if (isPaePaging(vcpu) && vcpu.module.features.ept) {
         arch.pdptrs[0] = vmcsRead(vcpu, Field.GUEST_PDPTR0);
         arch.pdptrs[1] = vmcsRead(vcpu, Field.GUEST_PDPTR1);
         arch.pdptrs[2] = vmcsRead(vcpu, Field.GUEST_PDPTR2);
@@ -416,7 +442,8 @@ export function vmxCacheReg(vcpu: KvmVcpu, reg: number): void {
       break;
     }
     case VcpuReg.CR3:
-      arch.cr3 = vmcsRead(vcpu, Field.GUEST_CR3);
+      // Where MOV to CR3 exits, GUEST_CR3 is KVM's own.
+      if (!(vcpu.vmx.controls.exec & CpuBased.CR3_STORE_EXITING)) arch.cr3 = vmcsRead(vcpu, Field.GUEST_CR3);
       break;
     case VcpuReg.CR4: {
       const owned = arch.cr4GuestOwnedBits;
@@ -429,7 +456,8 @@ export function vmxCacheReg(vcpu: KvmVcpu, reg: number): void {
 export function vmxGetRflags(vcpu: KvmVcpu): bigint {
   if (!(vcpu.arch.regsAvail & (1 << VcpuReg.RFLAGS))) {
     kvmRegisterMarkAvailable(vcpu, VcpuReg.RFLAGS);
-    vcpu.vmx.rflags = vmcsRead(vcpu, Field.GUEST_RFLAGS);
+    const rflags = vmcsRead(vcpu, Field.GUEST_RFLAGS);
+    vcpu.vmx.rflags = vcpu.vmx.rmode.vm86Active ? rmodeReadRflags(vcpu, rflags) : rflags;
   }
   return vcpu.vmx.rflags;
 }
@@ -437,7 +465,8 @@ export function vmxGetRflags(vcpu: KvmVcpu): bigint {
 export function vmxSetRflags(vcpu: KvmVcpu, rflags: bigint): void {
   kvmRegisterMarkAvailable(vcpu, VcpuReg.RFLAGS);
   vcpu.vmx.rflags = rflags;
-  vmcsWrite(vcpu, Field.GUEST_RFLAGS, rflags);
+  vmcsWrite(vcpu, Field.GUEST_RFLAGS, vcpu.vmx.rmode.vm86Active ? rmodeWriteRflags(vcpu, rflags) : rflags);
+  if (!vcpu.module.features.unrestrictedGuest) updateEmulationRequired(vcpu);
 }
 
 const TYPE_BUSY_64_TSS = 11;
@@ -453,23 +482,62 @@ function exitLmode(vcpu: KvmVcpu): void {
   vmxSetEfer(vcpu, vcpu.arch.efer & ~EferBit.LMA);
 }
 
-/** vmx_set_cr0 with unrestricted guest: the processor runs with the guest's CR0, NE set and cache disable ignored. */
+/**
+ * vmx_set_cr0: with unrestricted guest the processor runs with the guest's CR0, NE set and cache disable ignored; without,
+ * it always pages in protected mode, and real mode is virtual-8086 mode.
+ */
 export function vmxSetCr0(vcpu: KvmVcpu, cr0: bigint): void {
   const { arch } = vcpu;
   const wasPaging = (kvmReadCr0(vcpu) & Cr0.PG) !== 0n;
   const paging = (cr0 & Cr0.PG) !== 0n;
+  const { ept, unrestrictedGuest } = vcpu.module.features;
+  let hardware = (cr0 & ~CR0_ALWAYS_OFF) | Cr0.NE;
+  if (!unrestrictedGuest) {
+    hardware |= Cr0.PG | Cr0.PE;
+    if (!ept) hardware |= Cr0.WP;
+    const { rmode } = vcpu.vmx;
+    if (rmode.vm86Active && cr0 & Cr0.PE) enterPmode(vcpu);
+    if (!rmode.vm86Active && !(cr0 & Cr0.PE)) enterRmode(vcpu);
+  }
   vmcsWrite(vcpu, Field.CR0_READ_SHADOW, cr0);
-  vmcsWrite(vcpu, Field.GUEST_CR0, (cr0 & ~CR0_ALWAYS_OFF) | Cr0.NE);
+  vmcsWrite(vcpu, Field.GUEST_CR0, hardware);
   arch.cr0 = cr0;
   kvmRegisterMarkAvailable(vcpu, VcpuReg.CR0);
   if (arch.efer & EferBit.LME) {
     if (!wasPaging && paging) enterLmode(vcpu);
     else if (wasPaging && !paging) exitLmode(vcpu);
   }
+  if (unrestrictedGuest) return;
+  if (ept) {
+    // Without paging CR3 is the identity map's; the guest's own is kept for later.
+    const exits = CpuBased.CR3_LOAD_EXITING | CpuBased.CR3_STORE_EXITING;
+    if (paging) controlsClearBit(vcpu, "exec", exits);
+    else {
+      kvmReadCr3(vcpu);
+      controlsSetBit(vcpu, "exec", exits);
+    }
+    if (paging && !wasPaging) kvmRegisterMarkDirty(vcpu, VcpuReg.CR3);
+  }
+  if (wasPaging !== paging) vmxSetCr4(vcpu, kvmReadCr4(vcpu));
+  updateEmulationRequired(vcpu);
 }
 
 /** vmx_is_valid_cr4: VMXE is the guest's only with nested virtualization. */
 export const vmxIsValidCr4 = (_vcpu: KvmVcpu, cr4: bigint): boolean => (cr4 & Cr4.VMXE) === 0n;
+
+/** What CR4 must be besides while the processor pages and the guest may not (vmx_set_cr4). */
+function hardwareCr4(vcpu: KvmVcpu, cr4: bigint): bigint {
+  const { ept, unrestrictedGuest } = vcpu.module.features;
+  if (unrestrictedGuest) return cr4;
+  const paging = isPaging(vcpu);
+  let hardware = cr4;
+  if (vcpu.vmx.rmode.vm86Active) hardware |= Cr4.VME;
+  if (!ept) hardware |= Cr4.PAE;
+  // The identity map has 4-MByte pages.
+  else if (!paging) hardware = (hardware & ~Cr4.PAE) | Cr4.PSE;
+  if (!paging) hardware &= ~(Cr4.SMEP | Cr4.SMAP | Cr4.PKE);
+  return hardware;
+}
 
 export function vmxSetCr4(vcpu: KvmVcpu, cr4: bigint): void {
   const { arch } = vcpu;
@@ -478,7 +546,7 @@ export function vmxSetCr4(vcpu: KvmVcpu, cr4: bigint): void {
   arch.cr4 = cr4;
   kvmRegisterMarkAvailable(vcpu, VcpuReg.CR4);
   vmcsWrite(vcpu, Field.CR4_READ_SHADOW, cr4);
-  vmcsWrite(vcpu, Field.GUEST_CR4, hostMce | (cr4 & ~Cr4.MCE) | Cr4.VMXE);
+  vmcsWrite(vcpu, Field.GUEST_CR4, hardwareCr4(vcpu, hostMce | (cr4 & ~Cr4.MCE) | Cr4.VMXE));
   if ((cr4 ^ old) & (Cr4.OSXSAVE | Cr4.PKE)) kvmUpdateCpuidRuntime(vcpu);
 }
 
@@ -495,6 +563,8 @@ function updateTransitionEfer(vcpu: KvmVcpu): void {
   const hostEfer = rdmsrl(vcpu.module.host.processors[0], Msr.EFER);
   let guest = vcpu.arch.efer;
   if (!(guest & EferBit.LMA)) guest &= ~EferBit.LME;
+  // Shadow tables have execute-disable bits whatever the guest's have.
+  if (!vcpu.module.features.ept) guest |= EferBit.NX;
   if (!vcpu.module.features.loadEfer) throw new KvmBug("processors without the load-EFER controls are not modelled");
   if (guest !== hostEfer) {
     vmcsWrite(vcpu, Field.GUEST_IA32_EFER, guest);
@@ -518,6 +588,12 @@ export function constructEptp(module: KvmModuleBase, root: number, level: number
 
 /** vmx_load_mmu_pgd */
 export function vmxLoadMmuPgd(vcpu: KvmVcpu, root: number, level: number): void {
+  const { ept, unrestrictedGuest } = vcpu.module.features;
+  if (!ept) {
+    const pcid = kvmReadCr4(vcpu) & Cr4.PCIDE ? kvmReadCr3(vcpu) & 0xfffn : 0n;
+    vmcsWrite(vcpu, Field.GUEST_CR3, BigInt(root) | pcid);
+    return;
+  }
   vmcsWrite(vcpu, Field.EPT_POINTER, constructEptp(vcpu.module, root, level));
   if (kvmRegisterIsDirty(vcpu, VcpuReg.PDPTR) && isPaePaging(vcpu)) {
     const { pdptrs } = vcpu.arch;
@@ -526,18 +602,25 @@ export function vmxLoadMmuPgd(vcpu: KvmVcpu, root: number, level: number): void 
     vmcsWrite(vcpu, Field.GUEST_PDPTR2, pdptrs[2]);
     vmcsWrite(vcpu, Field.GUEST_PDPTR3, pdptrs[3]);
   }
-  if (kvmRegisterIsDirty(vcpu, VcpuReg.CR3)) vmcsWrite(vcpu, Field.GUEST_CR3, vcpu.arch.cr3);
+  if (!unrestrictedGuest && !isPaging(vcpu)) {
+    vmcsWrite(vcpu, Field.GUEST_CR3, BigInt(vcpu.kvm.arch.identityMapAddr));
+  } else if (kvmRegisterIsDirty(vcpu, VcpuReg.CR3)) vmcsWrite(vcpu, Field.GUEST_CR3, vcpu.arch.cr3);
 }
 
 /** vmx_flush_tlb_all: everything of this VM on this processor. */
 export function vmxFlushTlbAll(vcpu: KvmVcpu): void {
-  loadedCpu(vcpu).vmx.invept(2, 0n);
+  if (vcpu.module.features.ept) loadedCpu(vcpu).vmx.invept(2, 0n);
+  else vmxFlushTlbGuest(vcpu);
 }
 
 /** vmx_flush_tlb_current: translations made through the current root. */
 export function vmxFlushTlbCurrent(vcpu: KvmVcpu): void {
   const root = vcpu.arch.mmuRoot;
   if (root < 0) return;
+  if (!vcpu.module.features.ept) {
+    vmxFlushTlbGuest(vcpu);
+    return;
+  }
   const { vmx } = loadedCpu(vcpu);
   if (vcpu.module.config.eptVpidCap & EptCap.INVEPT_CONTEXT) vmx.invept(1, constructEptp(vcpu.module, root, 4));
   else vmx.invept(2, 0n);
@@ -560,11 +643,13 @@ export function vmxFlushTlbGuest(vcpu: KvmVcpu): void {
 
 // --- exceptions, debug registers, APIC ---------------------------------------------------------------------------------
 
-/** vmx_update_exception_bitmap: with EPT page faults are the guest's own business. */
+/** vmx_update_exception_bitmap: with EPT page faults are the guest's own business; real-mode code exits for everything. */
 export function vmxUpdateExceptionBitmap(vcpu: KvmVcpu): void {
   let bitmap = (1 << ExcVector.UD) | (1 << ExcVector.MC) | (1 << ExcVector.DB) | (1 << ExcVector.AC);
   const softwareBreakpoints = 0x10001;
   if ((vcpu.arch.guestDebug & softwareBreakpoints) === softwareBreakpoints) bitmap |= 1 << ExcVector.BP;
+  if (!vcpu.module.features.ept) bitmap |= 1 << ExcVector.PF;
+  if (vcpu.vmx.rmode.vm86Active) bitmap = -1;
   vmcsWrite32(vcpu, Field.EXCEPTION_BITMAP, bitmap);
 }
 
@@ -582,19 +667,6 @@ export function vmxSyncDirtyDebugRegs(vcpu: KvmVcpu): void {
 
 export const vmxSetDr7 = (vcpu: KvmVcpu, value: bigint): void => vmcsWrite(vcpu, Field.GUEST_DR7, value);
 
-/** vmx_set_virtual_apic_mode: accesses to the APIC page are virtualized in xAPIC mode only. */
-export function vmxSetVirtualApicMode(vcpu: KvmVcpu): void {
-  if (!vcpu.apic || !(vcpu.module.config.cpuBasedExecCtrl & CpuBased.TPR_SHADOW)) return;
-  let exec = vcpu.vmx.controls.secondaryExec & ~SecondaryExec.VIRTUALIZE_APIC_ACCESSES;
-  const enabled = (kvmGetApicBase(vcpu) & 0x800n) !== 0n;
-  if (enabled && !apicX2apicMode(vcpu) && vcpu.module.features.flexpriority) {
-    exec |= SecondaryExec.VIRTUALIZE_APIC_ACCESSES;
-    kvmMakeRequest(KvmReq.APIC_PAGE_RELOAD, vcpu);
-    kvmMakeRequest(KvmReq.TLB_FLUSH_CURRENT, vcpu);
-  }
-  controlsSet(vcpu, "secondaryExec", exec);
-}
-
 /** vmx_set_apic_access_page_addr */
 export function vmxSetApicAccessPageAddr(vcpu: KvmVcpu): void {
   if (!(vcpu.vmx.controls.secondaryExec & SecondaryExec.VIRTUALIZE_APIC_ACCESSES)) return;
@@ -607,7 +679,7 @@ export function vmxSetApicAccessPageAddr(vcpu: KvmVcpu): void {
 
 /** vmx_update_cr8_intercept: exit when the guest lowers its TPR below the class of the highest request. */
 export function vmxUpdateCr8Intercept(vcpu: KvmVcpu, tpr: number, irr: number): void {
-  if (!cpuNeedTprShadow(vcpu)) return;
+  if (!cpuNeedTprShadow(vcpu) || kvmVcpuApicvActive(vcpu)) return;
   vmcsWrite32(vcpu, Field.TPR_THRESHOLD, irr < 0 || tpr < irr ? 0 : irr);
 }
 
@@ -619,6 +691,15 @@ export function vmxVcpuAfterSetCpuid(vcpu: KvmVcpu): void {
   }
   setCr4GuestHostMask(vcpu);
   vmxUpdateExceptionBitmap(vcpu);
+}
+
+/** vmx_write_tsc_multiplier */
+export function vmxWriteTscMultiplier(vcpu: KvmVcpu): void {
+  if (!vcpu.module.features.tscScaling || vcpu.vmx.loadedCpu < 0) return;
+  const { tscScalingRatio } = vcpu.arch;
+  vmcsWrite(vcpu, Field.TSC_MULTIPLIER, tscScalingRatio);
+  if (tscScalingRatio === DEFAULT_TSC_SCALING_RATIO) controlsClearBit(vcpu, "secondaryExec", SecondaryExec.TSC_SCALING);
+  else controlsSetBit(vcpu, "secondaryExec", SecondaryExec.TSC_SCALING);
 }
 
 /** vmx_write_tsc_offset */

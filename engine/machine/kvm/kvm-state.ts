@@ -2,9 +2,17 @@
  * QEMU's KVMState and what it does once a machine (accel/kvm/kvm-all.c): open /dev/kvm, create the VM and its interrupt
  * chips, hand guest RAM over as memory slots, drive interrupt lines. Function names are QEMU's.
  */
+import type { Stateful } from "../../devices/chip";
 import { KvmError } from "../../kvm/errno";
 import type { KvmDevFd, KvmVmFd } from "../../kvm/fds";
-import { KVM_API_VERSION, KvmCap, KvmIrqchip, KvmIrqRouting, type KvmIrqRoutingEntry } from "../../kvm/uapi";
+import {
+  KVM_API_VERSION,
+  KvmCap,
+  KvmIrqchip,
+  KvmIrqRouting,
+  type KvmIrqRoutingEntry,
+  KvmMemFlag,
+} from "../../kvm/uapi";
 import { MachineError } from "../config";
 import type { RamRange } from "../memory-map";
 import { GUEST_RAM_HVA } from "./emulated-host";
@@ -15,13 +23,15 @@ export interface KVMSlot {
   readonly startAddr: number;
   readonly memorySize: number;
   readonly ram: number;
+  readonly flags: number;
 }
 
 export interface KVMState {
   readonly fd: KvmDevFd;
   readonly vmfd: KvmVmFd;
   readonly nrSlots: number;
-  readonly slots: KVMSlot[];
+  /** Slots in use. */
+  readonly slots: Stateful<KVMSlot[]>;
   readonly coalescedMmio: number;
   readonly readonlyMem: boolean;
   readonly vcpuEvents: boolean;
@@ -57,7 +67,7 @@ export function kvmInit(fd: KvmDevFd, smp: number): KVMState {
     fd,
     vmfd,
     nrSlots: fd.KVM_CHECK_EXTENSION(KvmCap.NR_MEMSLOTS) || 32,
-    slots: [],
+    slots: { state: [] },
     coalescedMmio: fd.KVM_CHECK_EXTENSION(KvmCap.COALESCED_MMIO),
     readonlyMem: fd.KVM_CHECK_EXTENSION(KvmCap.READONLY_MEM) > 0,
     vcpuEvents: fd.KVM_CHECK_EXTENSION(KvmCap.VCPU_EVENTS) > 0,
@@ -99,37 +109,61 @@ function kvmPcSetupIrqRouting(s: KVMState): void {
   s.vmfd.KVM_SET_GSI_ROUTING(entries);
 }
 
-/** kvm_region_add, one memory listener call a range of guest RAM. */
-export function kvmRegionAdd(s: KVMState, range: RamRange): void {
-  kvmSetPhysMem(s, {
-    slot: kvmGetFreeSlot(s),
+/**
+ * What the memory listener does when the guest's memory map changes: kvm_region_del for what is gone, kvm_region_add for
+ * what is new. Ranges that stay keep their slots.
+ */
+export function kvmCommit(s: KVMState, ranges: readonly RamRange[]): void {
+  const wanted = ranges.map((range) => ({
     startAddr: range.base,
     memorySize: range.size,
     ram: GUEST_RAM_HVA + range.offset,
-  });
+    flags: range.kind === "rom" && s.readonlyMem ? KvmMemFlag.READONLY : 0,
+  }));
+  const same = (a: Omit<KVMSlot, "slot">, b: Omit<KVMSlot, "slot">): boolean =>
+    a.startAddr === b.startAddr && a.memorySize === b.memorySize && a.ram === b.ram && a.flags === b.flags;
+  for (const old of [...s.slots.state]) if (!wanted.some((w) => same(w, old))) kvmRegionDel(s, old);
+  for (const next of wanted) if (!s.slots.state.some((old) => same(next, old))) kvmRegionAdd(s, next);
+}
+
+/** kvm_region_add */
+function kvmRegionAdd(s: KVMState, range: Omit<KVMSlot, "slot">): void {
+  const slot: KVMSlot = { slot: kvmGetFreeSlot(s), ...range };
+  kvmSetUserMemoryRegion(s, slot, slot.memorySize);
+  s.slots.state.push(slot);
+}
+
+/** kvm_region_del: a slot of size zero is none. */
+function kvmRegionDel(s: KVMState, slot: KVMSlot): void {
+  kvmSetUserMemoryRegion(s, slot, 0);
+  s.slots.state.splice(s.slots.state.indexOf(slot), 1);
 }
 
 /** kvm_get_free_slot. @throws MachineError when there is none */
 function kvmGetFreeSlot(s: KVMState): number {
-  if (s.slots.length >= s.nrSlots) throw new MachineError(`no free memory slot: KVM has ${s.nrSlots}`);
-  return s.slots.length;
+  for (let slot = 0; slot < s.nrSlots; slot++) if (!s.slots.state.some((used) => used.slot === slot)) return slot;
+  throw new MachineError(`no free memory slot: KVM has ${s.nrSlots}`);
 }
 
-/** kvm_set_phys_mem > kvm_set_user_memory_region */
-function kvmSetPhysMem(s: KVMState, slot: KVMSlot): void {
+/** kvm_set_user_memory_region */
+function kvmSetUserMemoryRegion(s: KVMState, slot: KVMSlot, memorySize: number): void {
   s.vmfd.KVM_SET_USER_MEMORY_REGION({
     slot: slot.slot,
-    flags: 0,
+    flags: slot.flags,
     guest_phys_addr: slot.startAddr,
-    memory_size: slot.memorySize,
+    memory_size: memorySize,
     userspace_addr: slot.ram,
   });
-  s.slots.push(slot);
 }
 
 /** kvm_set_irq: an interrupt line of the board changed. */
 export function kvmSetIrq(s: KVMState, irq: number, level: boolean): void {
   s.vmfd.KVM_IRQ_LINE({ irq, level: level ? 1 : 0 });
+}
+
+/** kvm_irqchip_send_msi: a device's message. */
+export function kvmIrqchipSendMsi(s: KVMState, msi: { address: number; addressHigh: number; data: number }): void {
+  s.vmfd.KVM_SIGNAL_MSI({ address_lo: msi.address, address_hi: msi.addressHigh, data: msi.data, flags: 0 });
 }
 
 /** What an ioctl's failure means to the person who configured the machine. */

@@ -1,7 +1,10 @@
-/** Tells what kind of image a file is by its first bytes (the first 8 KiB are enough). Pure: the extension asks it too. */
+/**
+ * Tells what kind of image a file is by its first bytes (the first 8 KiB are enough, but for firmware, which shows at its
+ * end). Pure: the extension asks it too.
+ */
 
 /** "flat" is everything that does not say itself where it goes; a boot sector is flat with a known address. */
-export type ImageKind = "elf" | "linux" | "multiboot" | "boot-sector" | "flat";
+export type ImageKind = "elf" | "linux" | "multiboot" | "boot-sector" | "firmware" | "flat";
 
 const LINUX_MAGIC_AT = 0x202;
 /** "HdrS" */
@@ -44,10 +47,29 @@ export function findMultibootHeader(bytes: Uint8Array): MultibootHeader | undefi
   return undefined;
 }
 
+const FIRMWARE_UNIT = 4096;
+const LEAST_FIRMWARE = 65536;
+const MOST_FIRMWARE = 16 * 1024 * 1024;
+const RESET_VECTOR_SIZE = 16;
+/** JMP far, near, short. */
+const JUMPS = [0xea, 0xe9, 0xeb];
+/** What firmware does before it jumps: NOP, CLI, CLD, a two-byte instruction (WBINVD, MOV from CR0). */
+const BEFORE_JUMP = [0x90, 0xfa, 0xfc, 0x0f];
+
+/** A ROM image: whole pages, and at its end a reset vector, 16 bytes that jump away at once. */
+export function isFirmware(bytes: Uint8Array): boolean {
+  const { length } = bytes;
+  if (length < LEAST_FIRMWARE || length > MOST_FIRMWARE || length % FIRMWARE_UNIT !== 0) return false;
+  const vector = bytes.subarray(length - RESET_VECTOR_SIZE);
+  if (JUMPS.includes(vector[0])) return true;
+  return BEFORE_JUMP.includes(vector[0]) && vector.some((byte) => JUMPS.includes(byte));
+}
+
 export function detectImage(bytes: Uint8Array): ImageKind {
   if (isElf(bytes)) return "elf";
   if (isBzImage(bytes)) return "linux";
   const header = findMultibootHeader(bytes);
   if (header && header.flags & HAS_ADDRESSES) return "multiboot";
-  return isBootSector(bytes) ? "boot-sector" : "flat";
+  if (isBootSector(bytes)) return "boot-sector";
+  return isFirmware(bytes) ? "firmware" : "flat";
 }

@@ -27,6 +27,8 @@ export function loadImage(context: LoadContext): EntryState {
       return loadLinux(image, context);
     case "multiboot":
       return loadMultibootFlat(image, context);
+    case "firmware":
+      return reject(image, "this is firmware, which nobody loads", "give it as the firmware or as the only image");
   }
   if (initrd) reject(image, "a flat image takes no initrd", "leave it out, or use an ELF, multiboot or Linux image");
   if (kind === "boot-sector") return loadFlat(image, context, BOOT_SECTOR_ADDRESS);

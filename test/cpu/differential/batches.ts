@@ -4,11 +4,12 @@ import { join } from "node:path";
 import { Random } from "../random";
 import { undefinedState } from "./flags-undefined";
 import { generate, rowsFor } from "./generate";
-import { COMPLETED, type Instance, type Mode, type Result, startRip } from "./instance";
+import { generateVector, vectorRowsFor } from "./generate-vector";
+import { COMPLETED, type Instance, type Mode, type Result, startRip, type VectorState } from "./instance";
 import { generateProgram, programRows } from "./programs";
 
 /** What is compared: single instructions, or programs, in code of a mode. */
-export type Family = "integer" | "programs";
+export type Family = "integer" | "vector" | "programs";
 
 export interface Series {
   readonly family: Family;
@@ -18,11 +19,14 @@ export interface Series {
   readonly batches: number;
 }
 
-/** 216,000 single instructions and 4,000 programs. */
+/** 216,000 integer and 210,000 vector instructions, and 4,000 programs. */
 export const SERIES: readonly Series[] = [
   { family: "integer", mode: 64, batch: 1000, batches: 116 },
   { family: "integer", mode: 32, batch: 1000, batches: 66 },
   { family: "integer", mode: 16, batch: 1000, batches: 34 },
+  { family: "vector", mode: 64, batch: 1000, batches: 150 },
+  { family: "vector", mode: 32, batch: 1000, batches: 50 },
+  { family: "vector", mode: 16, batch: 1000, batches: 10 },
   { family: "programs", mode: 64, batch: 100, batches: 25 },
   { family: "programs", mode: 32, batch: 100, batches: 15 },
 ];
@@ -46,6 +50,10 @@ export function batchOf(series: Series, number: number): Instance[] {
     const rows = programRows(mode === 64 ? 64 : 32);
     return Array.from({ length: batch }, () => generateProgram(rows, mode === 64 ? 64 : 32, random));
   }
+  if (family === "vector") {
+    const rows = vectorRowsFor(mode);
+    return Array.from({ length: batch }, (_, i) => generateVector(rows, number * batch + i, mode, random));
+  }
   const rows = rowsFor(mode);
   return Array.from({ length: batch }, (_, i) => generate(rows, number * batch + i, mode, random));
 }
@@ -53,6 +61,7 @@ export function batchOf(series: Series, number: number): Instance[] {
 /** The flags compared: the six arithmetic ones and DF. */
 const COMPARED_FLAGS = 0xcd5;
 const PAGE_FAULT = 14;
+const SIMD_EXCEPTION = 19;
 /** The user's 64-bit code in Linux's GDT, without RPL. */
 const LONG_CODE_SELECTOR = 0x30;
 
@@ -79,7 +88,46 @@ export function normalised(instance: Instance, raw: Result): Result {
     // A return from the supervisor clears null selectors whatever their RPL (SDM 2A, IRET).
     selectors: [cs, ss, ...[ds, es].map((selector) => (selector < 4 ? 0 : selector))],
     changes: result.changes,
+    ...(raw.state ? { state: normalisedState(instance, raw.vector, raw.state) } : {}),
   };
+}
+
+/** Stands for a number that is close enough. */
+const CLOSE = 0x600df00d;
+
+/** Whether RCP or RSQRT may give `got` for `source` (SDM 2B RCPPS: relative error at most 1.5 x 2^-12; subnormals are 0). */
+function closeEnough(root: boolean, source: number, got: number, bits: number): boolean {
+  if (Number.isNaN(source)) return (bits & 0x7fc00000) === 0x7fc00000;
+  const x = Math.abs(source) < 2 ** -126 ? (Object.is(source, -0) || source < 0 ? -0 : 0) : source;
+  const exact = root ? 1 / Math.sqrt(x) : 1 / x;
+  if (Number.isNaN(exact)) return bits >>> 0 === 0xffc00000;
+  if (root && x === 0) return got === (Object.is(x, -0) ? -Infinity : Infinity);
+  if (!Number.isFinite(exact) || exact === 0) return Object.is(got, exact);
+  if (Math.abs(exact) < 2 ** -126)
+    return Math.abs(got) <= 2 ** -126 && Object.is(Math.sign(got) < 0 || Object.is(got, -0), exact < 0);
+  return Math.abs(got / exact - 1) <= 1.5 * 2 ** -12;
+}
+
+function normalisedState(instance: Instance, vector: number, raw: VectorState): VectorState {
+  const { approximation, gathered } = instance;
+  if (gathered && vector !== COMPLETED) {
+    const ymm = raw.ymm.slice();
+    for (const register of gathered) ymm.fill(0, register * 32, register * 32 + 32);
+    return { ...raw, ymm };
+  }
+  // A conversion into an MMX register that raises #XM may have made the x87 registers valid before (SDM 3B 23.25.3).
+  if (vector === SIMD_EXCEPTION) return { ...raw, x87: new Uint8Array(128), fsw: 0, ftw: 0 };
+  if (!approximation || vector !== COMPLETED) return raw;
+  const ymm = raw.ymm.slice();
+  const view = new DataView(ymm.buffer);
+  const source = new DataView(approximation.source.buffer);
+  for (let lane = 0; lane < approximation.lanes; lane++) {
+    const at = approximation.destination * 32 + lane * 4;
+    const from = source.getFloat32(lane * 4, true);
+    const bits = view.getUint32(at, true);
+    if (closeEnough(approximation.root, from, view.getFloat32(at, true), bits)) view.setUint32(at, CLOSE, true);
+  }
+  return { ...raw, ymm };
 }
 
 /** A branch to where no code can be fetched was completed itself: the fault belongs to the next instruction. */
@@ -102,6 +150,14 @@ function writeResult(result: Result): number {
   at = scratch.writeUInt32LE(result.error, at);
   at = scratch.writeUInt16LE(result.vector, at);
   for (const selector of result.selectors) at = scratch.writeUInt16LE(selector, at);
+  if (result.state) {
+    const { ymm, x87, fcw, fsw, ftw, mxcsr } = result.state;
+    scratch.set(ymm, at);
+    scratch.set(x87, at + ymm.length);
+    at += ymm.length + x87.length;
+    for (const word of [fcw, fsw, ftw]) at = scratch.writeUInt16LE(word, at);
+    at = scratch.writeUInt32LE(mxcsr, at);
+  }
   for (const change of result.changes) {
     at = scratch.writeUInt16LE(change.word, at);
     put(change.value);

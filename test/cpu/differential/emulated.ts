@@ -18,8 +18,10 @@ import {
   DATA_SIZE,
   type Instance,
   type Mode,
+  newVectorState,
   PATTERN,
   type Result,
+  type VectorState,
 } from "./instance";
 
 /** Everything the opcode table knows and a user program may use. */
@@ -27,7 +29,7 @@ import {
 const FEATURES: readonly Feature[] = [
   "fpu", "tsc", "msr", "pae", "cx8", "apic", "sep", "pge", "cmov", "pat", "clflush", "mmx", "fxsr", "sse", "sse2", "sse3",
   "ssse3", "sse4.1", "sse4.2", "popcnt", "movbe", "cx16", "bmi1", "bmi2", "lzcnt", "adx", "lahf64", "prefetchw", "syscall", "nx",
-  "page1gb", "lm", "pcid", "smep", "smap",
+  "page1gb", "lm", "pcid", "smep", "smap", "xsave", "avx", "avx2", "fma", "f16c", "aes", "pclmulqdq", "sha",
 ];
 
 const MODEL: CpuModel = {
@@ -226,7 +228,8 @@ export class Emulated {
     cpu.reset("power-up");
     state.setU64(Off.CR0, 0x80050033n);
     state.setU64(Off.CR3, BigInt(PML4));
-    state.setU64(Off.CR4, 0x6a0n);
+    state.setU64(Off.CR4, 0x406a0n);
+    state.setU64(Off.XCR0, 7n);
     state.setU64(Off.EFER, 0xd01n);
     state.setU64(Off.GDTR_BASE, SYSTEM + BigInt(GDT));
     state.setU32(Off.GDTR_LIMIT, 0x7f);
@@ -273,16 +276,18 @@ export class Emulated {
     for (let i = 0; i < 16; i++) state.setGpr(i, instance.gpr[i]);
     state.rip = BigInt(instance.mode === 16 ? instance.ip : CODE + instance.ip);
     state.rflags = instance.rflags | 0x202;
+    if (instance.vector) this.loadVector(instance.vector);
     if (instance.undefinedFlags !== undefined) return this.runProgram();
     const retired = cpu.retired;
     cpu.run(1);
-    if (state.cpl === 0) return this.faulted();
+    if (state.cpl === 0) return { ...this.faulted(), ...(instance.vector ? { state: this.storeVector() } : {}) };
     // Far transfers and segment loads leave other segments than the next instance wants.
     const data = USER_SS[instance.mode];
     const same = [Seg.SS, Seg.DS, Seg.ES].every((seg) => state.segSelector(seg) === data);
     if (!same || state.segSelector(Seg.CS) !== USER_CS[instance.mode]) this.lastMode = 0;
     if (cpu.retired !== retired + 1) throw new Error(`one instruction ran, ${cpu.retired - retired} retired`);
     return {
+      ...(instance.vector ? { state: this.storeVector() } : {}),
       gpr: this.registers(),
       rip: state.rip,
       rflags: state.rflags,
@@ -304,6 +309,38 @@ export class Emulated {
     const result = this.faulted();
     if (result.vector !== BREAKPOINT) return result;
     return { ...result, vector: COMPLETED, rip: result.rip - 1n };
+  }
+
+  private loadVector(v: VectorState): void {
+    const { state } = this.cpu;
+    const { u8, view, base } = state;
+    for (let i = 0; i < 16; i++) u8.set(v.ymm.subarray(i * 32, i * 32 + 32), base + Off.VECTOR + i * 64);
+    const top = v.fsw >> 11;
+    for (let i = 0; i < 8; i++) u8.set(v.x87.subarray(i * 16, i * 16 + 16), base + Off.X87 + ((top + i) & 7) * 16);
+    view.setUint16(base + Off.FCW, v.fcw, true);
+    view.setUint16(base + Off.FSW, v.fsw, true);
+    view.setUint16(base + Off.FTW, v.ftw, true);
+    state.setU32(Off.MXCSR, v.mxcsr);
+  }
+
+  private storeVector(): VectorState {
+    const { state } = this.cpu;
+    const { u8, view, base } = state;
+    const v = newVectorState();
+    for (let i = 0; i < 16; i++) {
+      const at = base + Off.VECTOR + i * 64;
+      v.ymm.set(u8.subarray(at, at + 32), i * 32);
+    }
+    v.fcw = view.getUint16(base + Off.FCW, true);
+    v.fsw = view.getUint16(base + Off.FSW, true);
+    v.ftw = view.getUint16(base + Off.FTW, true);
+    v.mxcsr = state.u32(Off.MXCSR);
+    const top = (v.fsw >> 11) & 7;
+    for (let i = 0; i < 8; i++) {
+      const at = base + Off.X87 + ((top + i) & 7) * 16;
+      v.x87.set(u8.subarray(at, at + 10), i * 16);
+    }
+    return v;
   }
 
   private registers(): BigUint64Array {

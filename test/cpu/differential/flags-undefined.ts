@@ -48,6 +48,8 @@ export const UNDEFINED_FLAGS: readonly UndefinedRow[] = [
     section: "2B SAL: CF is undefined when the count exceeds the operand (at the exact size the last bit is well known)" },
   { mnemonics: ["SHLD", "SHRD"], flags: AF, when: (c) => c.count !== 0, section: "2B SHLD: AF is undefined" },
   { mnemonics: ["SHLD", "SHRD"], flags: OF, when: (c) => c.count > 1, section: "2B SHLD: OF is undefined for counts above 1" },
+  { mnemonics: ["ANDN", "BLSR", "BLSMSK", "BLSI", "BZHI"], flags: AF | PF, section: "2A ANDN, BLSR ...: AF and PF are undefined" },
+  { mnemonics: ["BEXTR"], flags: AF | SF | PF, section: "2A BEXTR: AF, SF, PF are undefined" },
   { mnemonics: ["CMPS", "SCAS"], flags: ARITHMETIC, when: (c) => c.vector !== COMPLETED,
     section: "2A REP: flags of an interrupted REPE CMPS are those before the instruction on some processors, of the last "
       + "iteration on others; a resumed one does not read them" },

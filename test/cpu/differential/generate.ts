@@ -2,7 +2,14 @@
  * Random instances of every user-mode integer instruction in the opcode table: all forms, operand and address sizes,
  * prefixes; register values and memory chosen so that most instances do something interesting and few fault.
  */
-import { type Mnemonic, OPCODES, OpcodeMap, type OpcodeRow, type OperandSpec } from "../../../engine/cpu/isa/opcodes";
+import {
+  type Mnemonic,
+  OPCODES,
+  OpcodeMap,
+  type OpcodeRow,
+  type OperandCode,
+  type OperandSpec,
+} from "../../../engine/cpu/isa/opcodes";
 import type { Random } from "../random";
 import { CODE, DATA, DATA_SIZE, type Instance, type Mode, newInstance } from "./instance";
 
@@ -22,9 +29,15 @@ const LEFT_OUT: Readonly<Partial<Record<Mnemonic, string>>> = {
   ENDBR32: "a NOP whose indirect-branch tracking is not modelled",
 };
 
+const VECTOR_CODES = new Set<OperandCode>(["V", "W", "U", "H", "L", "P", "Q", "N", "XMM0"]);
+
+/** Whether a row belongs to the vector families, or shares their encoding. */
+export const isVector = (row: OpcodeRow): boolean => row.vex || row.operands.some((o) => VECTOR_CODES.has(o.code));
+
 /** Rows to draw from in code of `mode`. */
 export function rowsFor(mode: Mode): readonly OpcodeRow[] {
   return OPCODES.filter((row) => {
+    if (isVector(row)) return false;
     if (row.system && !SYSTEM_TOO.has(row.mnemonic)) return false;
     if (row.mnemonic in LEFT_OUT) return false;
     // FS and GS belong to the harness's C library and to the operating system.

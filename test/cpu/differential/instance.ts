@@ -25,8 +25,35 @@ export interface Instance {
   patchAt: number;
   patchLength: number;
   readonly patch: Uint8Array;
+  /** Of vector instructions: the registers they may use besides. */
+  vector?: VectorState;
+  /** RCP and RSQRT, which are precise to 12 bits only: where the result lies and what it is of. */
+  approximation?: Approximation;
+  /** Vector registers of a gather: how much of them is done when an element faults is the processor's choice (SDM 2C). */
+  gathered?: readonly number[];
   /** Of a program: flags that are undefined at its end. A single instruction's follow from the instruction. */
   undefinedFlags?: number;
+}
+
+/** x87, MMX and vector registers. */
+export interface VectorState {
+  /** YMM0 to YMM15. */
+  readonly ymm: Uint8Array;
+  /** ST(0) to ST(7), 16 bytes each, 10 of them used. */
+  readonly x87: Uint8Array;
+  fcw: number;
+  fsw: number;
+  /** Abridged, as FXSAVE has it. */
+  ftw: number;
+  mxcsr: number;
+}
+
+export interface Approximation {
+  readonly root: boolean;
+  readonly destination: number;
+  /** Numbers of 4 bytes. */
+  readonly lanes: number;
+  readonly source: Uint8Array;
 }
 
 /** Longest program, bytes. */
@@ -47,6 +74,7 @@ export interface Result {
   cr2: bigint;
   /** Selectors of CS, SS, DS, ES. */
   readonly selectors: readonly number[];
+  readonly state?: VectorState;
   /** Words of 8 bytes of the data window that are not as before: index and new value, by index. */
   readonly changes: { word: number; value: bigint }[];
 }
@@ -77,12 +105,40 @@ export const PATTERN: Uint8Array = (() => {
   return new Uint8Array(words.buffer);
 })();
 
+export function newVectorState(): VectorState {
+  return { ymm: new Uint8Array(512), x87: new Uint8Array(128), fcw: 0x37f, fsw: 0, ftw: 0, mxcsr: 0x1f80 };
+}
+
+const VECTOR_SIZE = 652;
+
+function encodeVector(bytes: Uint8Array, view: DataView, at: number, v: VectorState): void {
+  bytes.set(v.ymm, at);
+  bytes.set(v.x87, at + 512);
+  view.setUint16(at + 640, v.fcw, true);
+  view.setUint16(at + 642, v.fsw, true);
+  view.setUint16(at + 644, v.ftw, true);
+  view.setUint32(at + 648, v.mxcsr, true);
+}
+
+function decodeVector(view: DataView, at: number): VectorState {
+  const bytes = new Uint8Array(view.buffer, view.byteOffset + at, VECTOR_SIZE);
+  return {
+    ymm: bytes.slice(0, 512),
+    x87: bytes.slice(512, 640),
+    fcw: view.getUint16(at + 640, true),
+    fsw: view.getUint16(at + 642, true),
+    ftw: view.getUint16(at + 644, true),
+    mxcsr: view.getUint32(at + 648, true),
+  };
+}
+
 const INSTANCE_SIZE = 140 + CODE_BYTES + 68;
 const RESULT_SIZE = 128 + 8 + 8 + 8 + 4 + 4 + 8 + 2;
 
 /** What the harness reads. */
 export function encodeInstances(instances: readonly Instance[]): Uint8Array {
-  const bytes = new Uint8Array(instances.length * INSTANCE_SIZE);
+  const stride = INSTANCE_SIZE + (instances[0].vector ? VECTOR_SIZE : 0);
+  const bytes = new Uint8Array(instances.length * stride);
   const view = new DataView(bytes.buffer);
   let at = 0;
   for (const instance of instances) {
@@ -95,7 +151,8 @@ export function encodeInstances(instances: readonly Instance[]): Uint8Array {
     view.setUint16(at + 140 + CODE_BYTES, instance.patchAt, true);
     view.setUint16(at + 142 + CODE_BYTES, instance.patchLength, true);
     bytes.set(instance.patch, at + 144 + CODE_BYTES);
-    at += INSTANCE_SIZE;
+    if (instance.vector) encodeVector(bytes, view, at + INSTANCE_SIZE, instance.vector);
+    at += stride;
   }
   return bytes;
 }
@@ -111,7 +168,10 @@ export function decodeResults(bytes: Uint8Array, instances: readonly Instance[])
   while (results.length < instances.length) {
     const gpr = new BigUint64Array(16);
     for (let i = 0; i < 16; i++) gpr[i] = view.getBigUint64(at + i * 8, true);
+    const count = view.getUint16(at + 168, true);
+    const state = instances[0].vector ? decodeVector(view, at + RESULT_SIZE) : undefined;
     const result: Result = {
+      ...(state ? { state } : {}),
       gpr,
       rip: view.getBigUint64(at + 128, true),
       rflags: Number(view.getBigUint64(at + 136, true)),
@@ -121,8 +181,7 @@ export function decodeResults(bytes: Uint8Array, instances: readonly Instance[])
       selectors: [160, 162, 164, 166].map((offset) => view.getUint16(at + offset, true)),
       changes: [],
     };
-    const count = view.getUint16(at + 168, true);
-    at += RESULT_SIZE;
+    at += RESULT_SIZE + (state ? VECTOR_SIZE : 0);
     for (let i = 0; i < count; i++) {
       result.changes.push({ word: view.getUint16(at, true), value: view.getBigUint64(at + 2, true) });
       at += 10;

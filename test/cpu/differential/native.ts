@@ -19,6 +19,9 @@ export function nativeAvailable(): boolean {
 
 /** Runs instances on the processor of this machine. */
 export function runNative(instances: readonly Instance[]): Result[] {
-  const output = execFileSync(PROGRAM, { input: encodeInstances(instances), maxBuffer: 1 << 30 });
+  const output = execFileSync(PROGRAM, instances[0].vector ? ["vector"] : [], {
+    input: encodeInstances(instances),
+    maxBuffer: 1 << 30,
+  });
   return decodeResults(output, instances);
 }

@@ -1,4 +1,5 @@
-// Bundles regenerate.ts and runs it, from the package's root: `npm run rebuild:golden`.
+// Bundles regenerate.ts and runs it, from the package's root: `npm run rebuild:golden`, or `npm run rebuild:golden vector`
+// for one family of series.
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { buildSync } from "esbuild";
@@ -12,4 +13,4 @@ buildSync({
   external: ["iced-x86"],
   outfile,
 });
-process.exitCode = spawnSync(process.execPath, [outfile], { stdio: "inherit" }).status ?? 1;
+process.exitCode = spawnSync(process.execPath, [outfile, ...process.argv.slice(2)], { stdio: "inherit" }).status ?? 1;

@@ -182,6 +182,7 @@ test("no two rows with equally many conditions claim the same encoding", () => {
     (row.rm >= 0 ? 2 : 0) +
     (row.mod !== "any" ? 1 : 0) +
     (row.prefix !== "any" ? 1 : 0) +
+    (row.l !== "any" ? 1 : 0) +
     (row.w !== "any" ? 1 : 0);
   const compatible = (a: string, b: string): boolean => a === "any" || b === "any" || a === b;
   const prefixesMeet = (a: string, b: string): boolean => {
@@ -192,11 +193,12 @@ test("no two rows with equally many conditions claim the same encoding", () => {
   const clashes: string[] = [];
   for (const a of OPCODES) {
     for (const b of OPCODES) {
-      if (a.index >= b.index || a.map !== b.map || weight(a) !== weight(b)) continue;
+      if (a.index >= b.index || a.map !== b.map || a.vex !== b.vex || weight(a) !== weight(b)) continue;
       if (a.opcode + a.span <= b.opcode || b.opcode + b.span <= a.opcode) continue;
       if (a.reg >= 0 && b.reg >= 0 && a.reg !== b.reg) continue;
       if (a.rm >= 0 && b.rm >= 0 && a.rm !== b.rm) continue;
-      const meets = compatible(a.mod, b.mod) && compatible(a.w, b.w) && compatible(a.mode, b.mode);
+      const meets =
+        compatible(a.mod, b.mod) && compatible(a.w, b.w) && compatible(a.mode, b.mode) && compatible(a.l, b.l);
       if (meets && prefixesMeet(a.prefix, b.prefix))
         clashes.push(`${a.mnemonic} ${a.encoding} / ${b.mnemonic} ${b.encoding}`);
     }

@@ -4,6 +4,7 @@ import {
   CpuidFeature,
   Decoder,
   DecoderOptions,
+  EncodingKind,
   Instruction as IcedInstruction,
   Mnemonic as IcedMnemonic,
   MemorySizeExt,
@@ -12,7 +13,8 @@ import {
 } from "iced-x86";
 import { decode } from "../../../engine/cpu/isa/decoder";
 import { type Instruction, NO_REG, newInstruction, OperandKind, RIP_BASE } from "../../../engine/cpu/isa/instruction";
-import { type Mnemonic, OPCODES } from "../../../engine/cpu/isa/opcodes";
+import { type Mnemonic, OPCODES, type OpcodeRow } from "../../../engine/cpu/isa/opcodes";
+import type { Feature } from "../../../engine/cpu/models/model";
 import { Seg } from "../../../engine/cpu/state";
 
 export type Width = 16 | 32 | 64;
@@ -27,9 +29,12 @@ const SAME: Readonly<Record<string, Mnemonic>> = {
   PUSHFD: "PUSHF", PUSHFQ: "PUSHF", POPFD: "POPF", POPFQ: "POPF", PUSHAD: "PUSHA", POPAD: "POPA", IRETD: "IRET",
   IRETQ: "IRET", SYSRETQ: "SYSRET", SYSEXITQ: "SYSEXIT", SAL: "SHL", RESERVEDNOP: "NOP", FXSAVE64: "FXSAVE",
   FXRSTOR64: "FXRSTOR", XSAVE64: "XSAVE", XRSTOR64: "XRSTOR", XSAVEOPT64: "XSAVEOPT", XSAVEC64: "XSAVEC",
-  XSAVES64: "XSAVES", XRSTORS64: "XRSTORS", WAIT: "FWAIT", CLDEMOTE: "NOP",
-  RDSSPD: "NOP", RDSSPQ: "NOP",
+  XSAVES64: "XSAVES", XRSTORS64: "XRSTORS", WAIT: "FWAIT", CLDEMOTE: "NOP", PCMPESTRM64: "PCMPESTRM", PCMPESTRI64: "PCMPESTRI",
+  VPCMPESTRM64: "PCMPESTRM", VPCMPESTRI64: "PCMPESTRI",
+  RDSSPD: "NOP", RDSSPQ: "NOP", FSTPNCE: "FSTP",
 };
+
+const KNOWN: ReadonlySet<string> = new Set(OPCODES.map((row) => row.mnemonic));
 
 const STRING_NAME = /^(MOVS|CMPS|STOS|LODS|SCAS|INS|OUTS)[BWDQ]$/;
 
@@ -40,7 +45,9 @@ for (const [name, value] of Object.entries(IcedMnemonic)) {
 
 /** Our mnemonic for what iced decoded. */
 export function mnemonicOf(iced: IcedInstruction): string {
-  const name = mnemonicNames.get(iced.mnemonic) ?? "?";
+  let name = mnemonicNames.get(iced.mnemonic) ?? "?";
+  // The table names the VEX form of an instruction as the form without.
+  if (iced.encoding === EncodingKind.VEX && KNOWN.has(name.slice(1)) && !KNOWN.has(name)) name = name.slice(1);
   if (iced.isJccShortOrNear) return "JCC";
   if (name.startsWith("CMOV")) return "CMOVCC";
   if (name.startsWith("SET") && iced.conditionCode !== ConditionCode.None) return "SETCC";
@@ -55,7 +62,7 @@ export function mnemonicOf(iced: IcedInstruction): string {
     if (isDebug(first) || isDebug(second)) return "MOV_DR";
   }
   if (name === "FSTCW" || name === "FSTSW" || name === "FCLEX" || name === "FINIT") return name.replace("F", "FN");
-  if (/^F(?!XSAVE|XRSTOR)/.test(name) && !OPCODES.some((row) => row.mnemonic === name)) return "X87";
+  if (/^F(?!XSAVE|XRSTOR)/.test(name) && !SAME[name] && !OPCODES.some((row) => row.mnemonic === name)) return "X87";
   return SAME[name] ?? name;
 }
 
@@ -89,11 +96,14 @@ const mask = (size: number): bigint => (1n << BigInt(size * 8)) - 1n;
 
 function compareOperands(ours: Instruction, iced: IcedInstruction, ip: bigint, width: Width): string | undefined {
   const row = OPCODES[ours.opcode];
-  // Hints and x87 are one row each; what they touch is iced's business until the x87 table is here.
+  // Hints are one row; so is what is undefined in D8 to DF. Register operands of x87 instructions are not in the table.
   if (row.mnemonic === "NOP" || row.mnemonic === "X87") return undefined;
   const operands = ours.operands.filter((o) => o.kind !== OperandKind.NONE);
+  if (row.map === 0 && (row.opcode & 0xf8) === 0xd8 && operands.length === 0) return undefined;
   if (UNSAID.has(row.mnemonic)) operands.splice(0, row.mnemonic === "CWD" ? 2 : 1);
   if (row.mnemonic === "XLAT") return sameSegment(ours, iced, width) ? undefined : "XLAT segment";
+  // Implicit in iced, as in the manual's syntax.
+  if (row.operands.at(-1)?.code === "XMM0") operands.pop();
   if (operands.length !== iced.opCount) return `operand count ${operands.length} / ${iced.opCount}`;
   for (let i = 0; i < operands.length; i++) {
     const operand = operands[i];
@@ -109,6 +119,15 @@ function compareOperands(ours: Instruction, iced: IcedInstruction, ip: bigint, w
         if (expected !== got) return `${at}: ${Register[expected]} / ${Register[got]}`;
         break;
       }
+      case OperandKind.VECTOR: {
+        if (kind !== OpKind.Register) return `${at}: register / kind ${kind}`;
+        const expected = (operand.size === 32 ? Register.YMM0 : Register.XMM0) + operand.reg;
+        if (expected !== iced.opRegister(i)) return `${at}: ${Register[expected]} / ${Register[iced.opRegister(i)]}`;
+        break;
+      }
+      case OperandKind.MMX:
+        if (kind !== OpKind.Register || iced.opRegister(i) !== Register.MM0 + operand.reg) return `${at}: MMX`;
+        break;
       case OperandKind.SEGMENT:
         if (kind !== OpKind.Register || iced.opRegister(i) !== Register.ES + operand.reg) return `${at}: segment`;
         break;
@@ -176,6 +195,12 @@ function compareMemory(
   width: Width,
 ): string | undefined {
   if (kind >= OpKind.MemoryESDI && kind <= OpKind.MemoryESRDI) return undefined;
+  if (
+    ours.base === 7 &&
+    (kind === OpKind.MemorySegDI || kind === OpKind.MemorySegEDI || kind === OpKind.MemorySegRDI)
+  ) {
+    return sameSegment(ours, iced, width) ? undefined : "segment of DI";
+  }
   if (kind >= OpKind.MemorySegSI && kind <= OpKind.MemorySegRDI) {
     const sizes = [2, 4, 8, 2, 4, 8];
     if (ours.addressSize !== sizes[kind - OpKind.MemorySegSI]) return "address size";
@@ -193,13 +218,35 @@ function compareMemory(
     const expected = ours.base === NO_REG ? Register.None : generalRegister(ours.base, false, ours.addressSize);
     if (expected !== icedBase) return `base ${Register[expected]} / ${Register[icedBase]}`;
   }
-  const index = ours.index === NO_REG ? Register.None : generalRegister(ours.index, false, ours.addressSize);
+  let index = ours.index === NO_REG ? Register.None : generalRegister(ours.index, false, ours.addressSize);
+  if (ours.vsib) {
+    const wide = iced.memoryIndex >= Register.YMM0;
+    index = (wide ? Register.YMM0 : Register.XMM0) + ours.index;
+  }
   if (index !== iced.memoryIndex) return `index ${Register[index]} / ${Register[iced.memoryIndex]}`;
   if (ours.index !== NO_REG && 1 << ours.scale !== iced.memoryIndexScale) return "scale";
   if ((displacement & addressMask) !== (iced.memoryDisplacement & addressMask)) {
     return `displacement ${(displacement & addressMask).toString(16)} / ${iced.memoryDisplacement.toString(16)}`;
   }
   return undefined;
+}
+
+/** Families whose features iced names as the table does. */
+// biome-ignore format: a list
+const SAME_FEATURES: ReadonlySet<string> = new Set<Feature>([
+  "mmx", "sse", "sse2", "sse3", "ssse3", "sse4.1", "sse4.2", "aes", "pclmulqdq", "sha", "avx", "avx2", "fma", "f16c", "bmi1",
+  "bmi2", "lzcnt", "popcnt", "movbe", "adx", "rdrand", "rdseed", "fsgsbase", "rdpid", "clflushopt", "clwb", "xsavec", "xsaveopt",
+]);
+
+/** What a row needs, in iced's names; nothing where a name differs. */
+function needed(row: OpcodeRow): string {
+  // SDM 2B says MMX, but PADDQ on MMX registers came with SSE2 (SDM 1 5.6.3; APM 5).
+  if (row.mnemonic === "PADDQ") return "";
+  if (!row.features.every((feature) => SAME_FEATURES.has(feature))) return "";
+  return row.features
+    .map((feature) => feature.toUpperCase().replace(".", "_"))
+    .sort()
+    .join(" ");
 }
 
 /** Everything both decoders say about a batch of instructions, one every STRIDE bytes. */
@@ -253,12 +300,10 @@ export class Comparison {
     const name = mnemonicOf(iced);
     // Which of the hints it is changes nothing that a program can see.
     if (row.mnemonic === "NOP" && name.startsWith("PREFETCH")) return undefined;
-    // One row stands for a family until these have semantics: only where the instruction ends counts.
-    if (row.mnemonic === "SSE" || row.mnemonic === "MMX") {
-      const simd = featuresOf(iced).some((feature) => ["MMX", "SSE", "SSE2"].includes(feature));
-      return simd ? undefined : `mnemonic ${row.mnemonic} / ${name}`;
-    }
     if (row.mnemonic !== name) return `mnemonic ${row.mnemonic} / ${name}`;
+    const features = needed(row);
+    const theirs = featuresOf(iced).sort().join(" ");
+    if (features !== "" && features !== theirs) return `features ${features} / ${theirs}`;
     if (row.span === 16 && ours.condition !== iced.conditionCode - 1) return "condition";
     if (ours.lock !== iced.hasLockPrefix) return "lock";
     if (row.repeat !== "none" && (ours.rep === 0xf3) !== (iced.hasRepPrefix || iced.hasRepePrefix)) return "repe";

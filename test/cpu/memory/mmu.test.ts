@@ -378,6 +378,7 @@ describe("second stage (3C 29.3.3)", () => {
     const log: string[] = [];
     return {
       tag: 0x1000n,
+      linearRights: 0,
       permissions: 7,
       pageSize: 4096,
       log,

@@ -27,11 +27,26 @@ const set =
 
 const VALID = 1 << 31;
 
+/** All that posted interrupts need. */
+const posted: Bend = (vm) =>
+  vm
+    .pin(PinBased.POSTED_INTR | PinBased.EXT_INTR_EXITING)
+    .primary(CpuBased.TPR_SHADOW)
+    .secondary(SecondaryExec.VIRTUAL_INTR_DELIVERY)
+    .on(Field.VM_EXIT_CONTROLS, VmExitControl.ACK_INTR_ON_EXIT)
+    .with(Field.VIRTUAL_APIC_PAGE_ADDR, PAGES)
+    .with(Field.POSTED_INTR_DESC_ADDR, PAGES + 0x1000);
+/** A secondary control without EPT. */
+const withoutEpt =
+  (control: number): Bend =>
+  (vm) =>
+    vm.secondary(control).off(Field.SECONDARY_VM_EXEC_CONTROL, SecondaryExec.ENABLE_EPT);
+
 /** At least one probe for every check but those of segments, which follow by pattern. */
 const probes: Record<string, Bend | readonly Bend[]> = {
-  "control.pin-based.reserved": [set(Field.PIN_BASED_VM_EXEC_CONTROL, 0), (vm) => vm.pin(PinBased.POSTED_INTR)],
+  "control.pin-based.reserved": [set(Field.PIN_BASED_VM_EXEC_CONTROL, 0), (vm) => vm.pin(1 << 8)],
   "control.cpu-based.reserved": set(Field.CPU_BASED_VM_EXEC_CONTROL, 0x8000_0000),
-  "control.secondary.reserved": (vm) => vm.secondary(SecondaryExec.ENABLE_PML),
+  "control.secondary.reserved": (vm) => vm.secondary(SecondaryExec.ENCLS_EXITING),
   "control.cr3-target-count": set(Field.CR3_TARGET_COUNT, 5),
   "control.io-bitmap-a": (vm) => vm.primary(CpuBased.USE_IO_BITMAPS).with(Field.IO_BITMAP_A, 0x1800),
   "control.io-bitmap-b": (vm) => vm.primary(CpuBased.USE_IO_BITMAPS).with(Field.IO_BITMAP_B, BEYOND),
@@ -57,6 +72,31 @@ const probes: Record<string, Bend | readonly Bend[]> = {
     set(Field.EPT_POINTER, 0x1009e),
     set(Field.EPT_POINTER, BEYOND | 0x1en),
   ],
+  "control.posted-interrupts.needed": [
+    (vm) => vm.pin(PinBased.POSTED_INTR),
+    (vm) => posted(vm).off(Field.VM_EXIT_CONTROLS, VmExitControl.ACK_INTR_ON_EXIT),
+    (vm) => posted(vm).off(Field.SECONDARY_VM_EXEC_CONTROL, SecondaryExec.VIRTUAL_INTR_DELIVERY),
+  ],
+  "control.posted-interrupts.vector": (vm) => posted(vm).with(Field.POSTED_INTR_NV, 0x100),
+  "control.posted-interrupts.descriptor": [
+    (vm) => posted(vm).with(Field.POSTED_INTR_DESC_ADDR, PAGES + 0x20),
+    (vm) => posted(vm).with(Field.POSTED_INTR_DESC_ADDR, BEYOND),
+  ],
+  "control.mode-based-execute.without-ept": withoutEpt(SecondaryExec.MODE_BASED_EPT_EXEC),
+  "control.pml.without-ept": withoutEpt(SecondaryExec.ENABLE_PML),
+  "control.pml-address": (vm) => vm.secondary(SecondaryExec.ENABLE_PML).with(Field.PML_ADDRESS, 0x800),
+  "control.vm-functions.reserved": [
+    (vm) => vm.secondary(SecondaryExec.ENABLE_VMFUNC).with(Field.VM_FUNCTION_CONTROL, 2),
+    (vm) => vm.secondary(SecondaryExec.ENABLE_VMFUNC).with(Field.VM_FUNCTION_CONTROL, 1n << 63n),
+  ],
+  "control.eptp-switching.without-ept": (vm) =>
+    withoutEpt(SecondaryExec.ENABLE_VMFUNC)(vm).with(Field.VM_FUNCTION_CONTROL, 1),
+  "control.eptp-list": (vm) =>
+    vm.secondary(SecondaryExec.ENABLE_VMFUNC).with(Field.VM_FUNCTION_CONTROL, 1).with(Field.EPTP_LIST_ADDRESS, 8),
+  "control.vmread-bitmap": (vm) => vm.secondary(SecondaryExec.SHADOW_VMCS).with(Field.VMREAD_BITMAP, 1),
+  "control.vmwrite-bitmap": (vm) => vm.secondary(SecondaryExec.SHADOW_VMCS).with(Field.VMWRITE_BITMAP, BEYOND),
+  "control.virtualization-exception-area": (vm) =>
+    vm.secondary(SecondaryExec.EPT_VIOLATION_VE).with(Field.VIRT_EXCEPTION_INFO, 0x40),
   "control.unrestricted-guest.without-ept": (vm) =>
     vm.with(Field.SECONDARY_VM_EXEC_CONTROL, BigInt(SecondaryExec.UNRESTRICTED_GUEST | SecondaryExec.ENABLE_VPID)),
   "control.exit.reserved": [set(Field.VM_EXIT_CONTROLS, 0x200), (vm) => vm.on(Field.VM_EXIT_CONTROLS, 1 << 31)],

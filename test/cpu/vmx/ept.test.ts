@@ -50,6 +50,8 @@ beforeEach(() => {
     misconfiguration: (gpa, linear) => {
       throw new Exit("misconfiguration", gpa, linear, 0);
     },
+    logDirty: () => {},
+    physicalAccess: () => {},
   });
   ept.setPointer(PML4 | 0x1e, 0);
   put(PML4, 0, PDPT | ALL);

@@ -22,7 +22,7 @@ import type { TracePoint, Tracer } from "../../../engine/trace";
 const FEATURES: readonly Feature[] = [
   "fpu", "vme", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge", "cmov", "pat", "clflush",
   "fxsr", "sse", "sse2", "pcid", "fsgsbase", "smep", "smap", "umip", "invpcid", "syscall", "nx", "page1gb", "rdtscp",
-  "lm", "vmx", "monitor",
+  "lm", "vmx", "monitor", "x2apic", "xsave", "xsaves",
 ];
 
 export const testModel: CpuModel = {

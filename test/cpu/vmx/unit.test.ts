@@ -68,7 +68,7 @@ describe("VMCLEAR, VMPTRLD and the launch state (SDM 3C 25.1, 25.11.3)", () => {
     const { cpu } = validVmcs();
     expect(cpu.vmx.vmptrld(0x2001)).toBe(VmError.VMPTRLD_INVALID_ADDRESS);
     expect(cpu.vmx.vmptrld(VMXON_REGION)).toBe(VmError.VMPTRLD_VMXON_POINTER);
-    putRevision(cpu, PAGES, VMCS_REVISION | 0x8000_0000);
+    putRevision(cpu, PAGES, VMCS_REVISION ^ 1);
     expect(cpu.vmx.vmptrld(PAGES)).toBe(VmError.VMPTRLD_INCORRECT_VMCS_REVISION_ID);
   });
 
@@ -119,13 +119,15 @@ describe("VMCLEAR, VMPTRLD and the launch state (SDM 3C 25.1, 25.11.3)", () => {
 });
 
 describe("VMREAD and VMWRITE (SDM 3C 31.3)", () => {
-  test("fields that do not exist fail with error 12, read-only ones with 13", () => {
+  test("fields that do not exist fail with error 12; VM-exit information may be written (IA32_VMX_MISC bit 29)", () => {
     const { vmx } = validVmcs().cpu;
-    for (const encoding of [0x0816, 0x2fff, 0x6c20, 0x8000, 0x681f, 0x1_0000_681e, -1, Field.PML_ADDRESS]) {
+    for (const encoding of [0x0816, 0x2fff, 0x6c20, 0x8000, 0x681f, 0x1_0000_681e, -1, Field.SPPTP]) {
       expect(vmx.vmread(encoding), `field ${encoding.toString(16)}`).toBe(VmError.UNSUPPORTED_VMCS_COMPONENT);
       expect(vmx.vmwrite(encoding, 0n)).toBe(VmError.UNSUPPORTED_VMCS_COMPONENT);
     }
-    expect(vmx.vmwrite(Field.VM_EXIT_REASON, 1n)).toBe(VmError.VMWRITE_READ_ONLY_VMCS_COMPONENT);
+    expect((vmx.capability(0x485) >> 29n) & 1n).toBe(1n);
+    expect(vmx.vmwrite(Field.VM_EXIT_REASON, 0x1_0000_0012n)).toBe(VM_SUCCEED);
+    expect(vmx.vmread(Field.VM_EXIT_REASON)).toBe(0x12n);
   });
 
   test("values are cut to the field's width", () => {

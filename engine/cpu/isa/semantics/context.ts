@@ -7,9 +7,10 @@
  * `operand`, `push` ...), which may fault, before it changes any register or flag. A store through a reference never
  * faults.
  */
-import { CpuState, Off, Rflags, Seg, SegAttr, SegPart } from "../../state";
-import { Expressions, type Size, type Value } from "./expressions";
+import { CpuState, Off, Rflags, Seg, SegAttr, SegPart, SimdAccess } from "../../state";
+import type { Size, Value } from "./expressions";
 import { Form, type Shape, sizeOfOperand } from "./shape";
+import { type Vector, type VectorBytes, VectorExpressions } from "./vector-expressions";
 
 export type MemoryAccess = "read" | "write" | "modify";
 
@@ -17,6 +18,8 @@ export type MemoryAccess = "read" | "write" | "modify";
 export interface Reference {
   load(size: Size, offset?: number): Value;
   store(value: Value, offset?: number): void;
+  loadVector(bytes: VectorBytes, offset?: number): Vector;
+  storeVector(vector: Vector, bytes: VectorBytes, offset?: number): void;
 }
 
 /** An operand opened for reading and then writing. */
@@ -33,7 +36,12 @@ export type AddressSegment = Seg | "operand";
 const AUX_CARRIES = 0xc000_0000_0000_0008n;
 export const AuxBit = { CF: 63, CF_XOR_OF: 62, PARITY: 8, AF: 3, SF: 0 } as const;
 
-export abstract class Context extends Expressions {
+const GP = 13;
+const MF = 16;
+/** FSW: an unmasked x87 exception is pending. */
+const FSW_ES = 1 << 7;
+
+export abstract class Context extends VectorExpressions {
   abstract readonly shape: Shape;
   /** Set once the instruction has left by a jump: nothing follows it. */
   ended = false;
@@ -48,6 +56,19 @@ export abstract class Context extends Expressions {
   protected abstract setRegisterOperand(index: number, value: Value): void;
   /** The first immediate, cut to `size`. */
   abstract immediate(size: Size): Value;
+  // ---- vector registers; `half` 0 is the XMM register, 1 bytes 16 to 31 of the YMM register
+
+  abstract xmm(register: number, half: 0 | 1): Vector;
+  abstract setXmm(register: number, half: 0 | 1, value: Vector): void;
+  /** The register of operand `index`: an MMX register has its 8 bytes in half 0, zeros above. */
+  abstract vectorOperand(index: number, half: 0 | 1): Vector;
+  /** Of an MMX register the low 8 bytes are written. */
+  abstract setVectorOperand(index: number, half: 0 | 1, value: Vector): void;
+  /** Half of the vector of indices of a memory operand with VSIB. */
+  abstract vsibIndices(half: 0 | 1): Vector;
+  /** Offset inside the segment of the element whose index, of 8 bytes, is given. */
+  abstract vsibOffset(index: Value): Value;
+
   /** Selector of the segment register that operand `index` names; 2 bytes. */
   protected abstract selectorOperand(index: number): Value;
 
@@ -67,7 +88,20 @@ export abstract class Context extends Expressions {
   /** Checks paging for an access of `bytes` at a linear address. */
   abstract reference(linear: Value, bytes: number, access: MemoryAccess, segment: AddressSegment): Reference;
   /** Raises an exception; nothing of the instruction happens. Use inside `if`. */
-  abstract fault(vector: number, error?: number): void;
+  abstract fault(vector: number | Value, error?: number): void;
+
+  /**
+   * Calls function `number` of vector-functions.ts on the vectors in VECTOR_SOURCE. @returns what it leaves in VECTOR_FLAGS;
+   * 4 bytes
+   */
+  abstract compute(number: number, length: number, immediate: number): Value;
+  /**
+   * The slow way of floating-point operation `number` (vector/float.ts) on the vectors in VECTOR_SOURCE; the result is in
+   * VECTOR_RESULT and VECTOR_FLAGS. The instruction is abandoned where it raises an exception.
+   */
+  abstract computeFloat(number: number, length: number, immediate: number): void;
+  /** Whether floating-point operations may take the quick way: see vector/float.ts; 4 bytes, zero or not. */
+  abstract quickFloat(): Value;
 
   // ---- lazy flags (see cpu/state.ts)
 
@@ -111,7 +145,19 @@ export abstract class Context extends Expressions {
   /** Reference to the memory operand. */
   operand(index: number, access: MemoryAccess): Reference {
     const bytes = this.shape.operands[index].size;
-    return this.reference(this.linear("operand", this.offset(), bytes, access), bytes, access, "operand");
+    const linear = this.linear("operand", this.offset(), bytes, access);
+    if (!this.shape.aligned) return this.reference(linear, bytes, access, "operand");
+    const at = this.let(linear);
+    this.if(this.and(this.low(at, 4), this.constant(4, bytes - 1)), () => this.fault(GP, 0));
+    return this.reference(at, bytes, access, "operand");
+  }
+
+  /** Raises what instructions of a kind raise under the present CR0, CR4 and XCR0 (SDM 1 13.5; 3A 13.1). */
+  checkSimd(kind: SimdAccess): void {
+    const vector = this.let(this.loadAt(Off.SIMD_ACCESS + kind, 1));
+    this.if(vector, () => this.fault(this.zeroExtend(vector, 4)));
+    if (kind !== SimdAccess.MMX) return;
+    this.if(this.and(this.loadAt(Off.FSW, 1), this.constant(1, FSW_ES)), () => this.fault(MF));
   }
 
   /** The value of an operand, in a variable. */
@@ -126,6 +172,8 @@ export abstract class Context extends Expressions {
         return this.let(this.immediate(size));
       case Form.SEGMENT:
         return this.let(this.selectorOperand(index));
+      default:
+        throw new Error(`semantics: operand ${index} of ${this.shape.mnemonic} is a vector`);
     }
   }
 

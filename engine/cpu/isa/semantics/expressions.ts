@@ -34,7 +34,7 @@ export const STORE = { 1: Op.I32_STORE8, 2: Op.I32_STORE16, 4: Op.I32_STORE, 8: 
 export class Expressions {
   constructor(readonly f: FunctionBuilder) {}
 
-  private value(size: Size, push: () => void): Value {
+  protected value(size: Size, push: () => void): Value {
     return { size, push };
   }
 

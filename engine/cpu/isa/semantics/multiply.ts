@@ -5,7 +5,7 @@ import type { Size, Value } from "./expressions";
 import { define, type Family } from "./registry";
 
 /** Upper 64 bits of the unsigned product of two 64-bit values. */
-function highProduct(c: Context, a: Value, b: Value): Value {
+export function highProduct(c: Context, a: Value, b: Value): Value {
   const low = c.constant(8, 0xffff_ffffn);
   const a0 = c.let(c.and(a, low));
   const a1 = c.let(c.shrBy(a, 32));

@@ -8,12 +8,20 @@ import { type Instruction, NO_REG, OperandKind, RIP_BASE } from "../instruction"
 import { OPCODES } from "../opcodes";
 import type { Size } from "./expressions";
 
-export const Form = { REGISTER: "r", MEMORY: "m", IMMEDIATE: "i", SEGMENT: "s" } as const;
+export const Form = {
+  REGISTER: "r",
+  MEMORY: "m",
+  IMMEDIATE: "i",
+  SEGMENT: "s",
+  /** XMM or YMM register, and MMX register. */
+  VECTOR: "x",
+  MMX: "n",
+} as const;
 export type Form = (typeof Form)[keyof typeof Form];
 
 export interface OperandShape {
   readonly form: Form;
-  /** Bytes; 16 for CMPXCHG16B's operand. */
+  /** Bytes; 16 for CMPXCHG16B's operand, up to 32 for vectors. */
   readonly size: number;
 }
 
@@ -34,6 +42,12 @@ export interface Shape {
   readonly operands: readonly OperandShape[];
   /** The count of a shift is an immediate that is not 0 after masking. */
   readonly countNotZero: boolean;
+  /** Length in bytes that VEX gives, or 0 without VEX. */
+  readonly vex: 0 | 16 | 32;
+  /** A memory operand must be aligned to its size. */
+  readonly aligned: boolean;
+  /** The low byte of the immediate where the semantics ask for it, else -1. */
+  readonly immediateValue: number;
 }
 
 /** What a mnemonic's semantics ask of a shape beyond its operands. */
@@ -49,11 +63,16 @@ export interface ShapeNeeds {
   /** Operands are not looked at. */
   readonly ignoresOperands?: boolean;
   readonly shiftCount?: boolean;
+  /** Not worth compiling in a region, or changes registers before its last access. */
+  readonly leftToTier0?: boolean;
+  /** The immediate is part of the operation: each value has code of its own. */
+  readonly immediateValue?: boolean;
   /** The stack is used, or RIP as an operand gives it: what they are depends on the mode. */
   readonly modeMatters?: "always" | "with operands";
 }
 
-export type ShapeFields = Omit<Shape, "key">;
+type VectorFields = "vex" | "aligned" | "immediateValue";
+export type ShapeFields = Omit<Shape, "key" | VectorFields> & Partial<Pick<Shape, VectorFields>>;
 
 export function makeShape(fields: ShapeFields): Shape {
   const operands = fields.operands.map((o) => o.form + o.size).join(",");
@@ -62,14 +81,17 @@ export function makeShape(fields: ShapeFields): Shape {
     (fields.addressSize ? `a${fields.addressSize}` : "") +
     (fields.condition ? `c${fields.condition}` : "") +
     (fields.repeat ? `p${fields.repeat.toString(16)}` : "") +
-    (fields.countNotZero ? "n" : "");
+    (fields.countNotZero ? "n" : "") +
+    (fields.vex ? `v${fields.vex}` : "") +
+    (fields.aligned ? "l" : "") +
+    (fields.immediateValue !== undefined && fields.immediateValue >= 0 ? `i${fields.immediateValue}` : "");
   const key = `${fields.mnemonic} ${fields.long ? "long" : "legacy"}${fields.flat ? " flat" : ""} ${operands} ${extra}`;
-  return { ...fields, key };
+  return { vex: 0, aligned: false, immediateValue: -1, ...fields, key };
 }
 
 /** Whether the linear address of the memory operand in 64-bit code is a plain sum of two registers and a constant. */
 function isFlat(i: Instruction, long: boolean): boolean {
-  if (!long || i.addressSize !== 8) return false;
+  if (!long || i.addressSize !== 8 || i.vsib) return false;
   if (i.segment < Seg.FS) return true;
   return i.index === NO_REG || i.base === NO_REG || i.base === RIP_BASE;
 }
@@ -88,6 +110,8 @@ export function shapeOf(i: Instruction, long64: boolean, needs: ShapeNeeds): Sha
         memory = true;
       } else if (o.kind === OperandKind.IMMEDIATE) operands.push({ form: Form.IMMEDIATE, size: o.size });
       else if (o.kind === OperandKind.SEGMENT) operands.push({ form: Form.SEGMENT, size: 2 });
+      else if (o.kind === OperandKind.VECTOR) operands.push({ form: Form.VECTOR, size: o.size });
+      else if (o.kind === OperandKind.MMX) operands.push({ form: Form.MMX, size: o.size });
     }
   }
   const moded = needs.modeMatters === "always" || (needs.modeMatters === "with operands" && operands.length > 0);
@@ -114,6 +138,9 @@ export function shapeOf(i: Instruction, long64: boolean, needs: ShapeNeeds): Sha
     repeat: needs.repeat ? i.rep : 0,
     operands,
     countNotZero,
+    vex: i.vex as 0 | 16 | 32,
+    aligned: row.align && memory,
+    immediateValue: needs.immediateValue ? i.immediate & 0xff : -1,
   });
 }
 

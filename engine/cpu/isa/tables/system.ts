@@ -58,6 +58,6 @@ export const SYSTEM_ROWS = [
   // Extended state
   ["XGETBV", "NP 0F 01 (D0)", "", "sys xsave"], ["XSETBV", "NP 0F 01 (D1)", "", "sys xsave"],
   ["XSAVE", "NP 0F AE /4", "M:w", "sys xsave"], ["XRSTOR", "NP 0F AE /5", "M", "sys xsave"],
-  ["XSAVEOPT", "NP 0F AE /6", "M:w", "sys xsave"], ["XSAVEC", "NP 0F C7 /4", "M:w", "sys xsave"],
-  ["XSAVES", "NP 0F C7 /5", "M:w", "sys xsave"], ["XRSTORS", "NP 0F C7 /3", "M", "sys xsave"],
+  ["XSAVEOPT", "NP 0F AE /6", "M:w", "sys xsaveopt"], ["XSAVEC", "NP 0F C7 /4", "M:w", "sys xsavec"],
+  ["XSAVES", "NP 0F C7 /5", "M:w", "sys xsaves"], ["XRSTORS", "NP 0F C7 /3", "M", "sys xsaves"],
 ] as const satisfies readonly RowSource[];

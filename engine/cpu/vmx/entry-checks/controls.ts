@@ -1,5 +1,5 @@
 /** Checks on VM-execution, VM-exit and VM-entry control fields. SDM 3C 27.2.1. */
-import { type AllowedSettings, CR3_TARGETS } from "../capabilities";
+import { type AllowedSettings, CR3_TARGETS, EPTP_SWITCHING } from "../capabilities";
 import { CpuBased, PinBased, SecondaryExec, VmExitControl } from "../controls";
 import { Field } from "../fields";
 import { checks, type EntryCheck, type EntryState, hex, Reads, show } from "./check";
@@ -58,6 +58,11 @@ const msrList = (id: string, section: string, address: Field, count: Field) =>
       `${show(v, address)} with ${v.u32(count)} entries must be 16-byte aligned and end within ${v.capabilities.physicalBits} address bits`,
   );
 
+const delivers = (v: EntryState) => v.secondary(SecondaryExec.VIRTUAL_INTR_DELIVERY);
+const posts = (v: EntryState) => v.pin(PinBased.POSTED_INTR);
+/** EPTP switching is enabled. */
+const switches = (v: EntryState) =>
+  v.secondary(SecondaryExec.ENABLE_VMFUNC) && (v.u32(Field.VM_FUNCTION_CONTROL) & EPTP_SWITCHING) !== 0;
 const tprShadow = (v: EntryState) => v.cpu(CpuBased.TPR_SHADOW);
 
 /** Lowest bits of the task priority in the virtual-APIC page, 7:4; 15 where no memory is. */
@@ -117,7 +122,7 @@ export const executionControlChecks: readonly EntryCheck[] = [
   check(
     "control.tpr-threshold.reserved",
     "3C 27.2.1.1",
-    (v) => !tprShadow(v) || v.u32(Field.TPR_THRESHOLD) >>> 4 === 0,
+    (v) => !tprShadow(v) || delivers(v) || v.u32(Field.TPR_THRESHOLD) >>> 4 === 0,
     (v) => `${show(v, Field.TPR_THRESHOLD)}: bits 31:4 must be 0`,
   ),
   check(
@@ -125,7 +130,7 @@ export const executionControlChecks: readonly EntryCheck[] = [
     "3C 27.2.1.1",
     (v) =>
       !tprShadow(v) ||
-      v.secondary(SecondaryExec.VIRTUALIZE_APIC_ACCESSES) ||
+      v.secondary(SecondaryExec.VIRTUALIZE_APIC_ACCESSES | SecondaryExec.VIRTUAL_INTR_DELIVERY) ||
       (v.u32(Field.TPR_THRESHOLD) & 0xf) <= virtualTaskPriority(v),
     (v) => `${show(v, Field.TPR_THRESHOLD)} must not exceed bits 7:4 of VTPR, ${virtualTaskPriority(v)}`,
     { reads: Reads.CONTROLS | Reads.OUTSIDE },
@@ -174,6 +179,28 @@ export const executionControlChecks: readonly EntryCheck[] = [
     (v) => `${show(v, Field.PIN_BASED_VM_EXEC_CONTROL)}: VIRTUAL_INTR_DELIVERY needs EXT_INTR_EXITING`,
   ),
   check(
+    "control.posted-interrupts.needed",
+    "3C 27.2.1.1",
+    (v) => !posts(v) || (delivers(v) && v.exit(VmExitControl.ACK_INTR_ON_EXIT)),
+    (v) => `${show(v, Field.PIN_BASED_VM_EXEC_CONTROL)}: POSTED_INTR needs VIRTUAL_INTR_DELIVERY and ACK_INTR_ON_EXIT`,
+  ),
+  check(
+    "control.posted-interrupts.vector",
+    "3C 27.2.1.1",
+    (v) => !posts(v) || v.u32(Field.POSTED_INTR_NV) >>> 8 === 0,
+    (v) => `${show(v, Field.POSTED_INTR_NV)} must be at most 255`,
+  ),
+  check(
+    "control.posted-interrupts.descriptor",
+    "3C 27.2.1.1",
+    (v) =>
+      !posts(v) ||
+      ((v.u32(Field.POSTED_INTR_DESC_ADDR) & 0x3f) === 0 &&
+        v.capabilities.physicalOk(v.hi(Field.POSTED_INTR_DESC_ADDR))),
+    (v) =>
+      `${show(v, Field.POSTED_INTR_DESC_ADDR)} must be 64-byte aligned and within ${v.capabilities.physicalBits} address bits`,
+  ),
+  check(
     "control.vpid.zero",
     "3C 27.2.1.1",
     (v) => !v.secondary(SecondaryExec.ENABLE_VPID) || v.u32(Field.VIRTUAL_PROCESSOR_ID) !== 0,
@@ -191,6 +218,61 @@ export const executionControlChecks: readonly EntryCheck[] = [
     "3C 27.2.1.1",
     (v) => !v.unrestricted || v.secondary(SecondaryExec.ENABLE_EPT),
     (v) => `${show(v, Field.SECONDARY_VM_EXEC_CONTROL)}: UNRESTRICTED_GUEST needs ENABLE_EPT`,
+  ),
+  check(
+    "control.mode-based-execute.without-ept",
+    "3C 27.2.1.1",
+    (v) => !v.secondary(SecondaryExec.MODE_BASED_EPT_EXEC) || v.secondary(SecondaryExec.ENABLE_EPT),
+    (v) => `${show(v, Field.SECONDARY_VM_EXEC_CONTROL)}: MODE_BASED_EPT_EXEC needs ENABLE_EPT`,
+  ),
+  check(
+    "control.pml.without-ept",
+    "3C 27.2.1.1",
+    (v) => !v.secondary(SecondaryExec.ENABLE_PML) || v.secondary(SecondaryExec.ENABLE_EPT),
+    (v) => `${show(v, Field.SECONDARY_VM_EXEC_CONTROL)}: ENABLE_PML needs ENABLE_EPT`,
+  ),
+  page(
+    "control.pml-address",
+    "3C 27.2.1.1",
+    Field.PML_ADDRESS,
+    (v) => v.secondary(SecondaryExec.ENABLE_PML),
+    "ENABLE_PML",
+  ),
+  check(
+    "control.vm-functions.reserved",
+    "3C 27.2.1.1",
+    (v) =>
+      !v.secondary(SecondaryExec.ENABLE_VMFUNC) ||
+      ((v.u32(Field.VM_FUNCTION_CONTROL) & ~v.capabilities.functions) === 0 && v.hi(Field.VM_FUNCTION_CONTROL) === 0),
+    (v) => `${show(v, Field.VM_FUNCTION_CONTROL)} must have no bits but ${hex(v.capabilities.functions)}`,
+  ),
+  check(
+    "control.eptp-switching.without-ept",
+    "3C 27.2.1.1",
+    (v) => !switches(v) || v.secondary(SecondaryExec.ENABLE_EPT),
+    (v) => `${show(v, Field.VM_FUNCTION_CONTROL)}: EPTP switching needs ENABLE_EPT`,
+  ),
+  page("control.eptp-list", "3C 27.2.1.1", Field.EPTP_LIST_ADDRESS, switches, "EPTP switching"),
+  page(
+    "control.vmread-bitmap",
+    "3C 27.2.1.1",
+    Field.VMREAD_BITMAP,
+    (v) => v.secondary(SecondaryExec.SHADOW_VMCS),
+    "SHADOW_VMCS",
+  ),
+  page(
+    "control.vmwrite-bitmap",
+    "3C 27.2.1.1",
+    Field.VMWRITE_BITMAP,
+    (v) => v.secondary(SecondaryExec.SHADOW_VMCS),
+    "SHADOW_VMCS",
+  ),
+  page(
+    "control.virtualization-exception-area",
+    "3C 27.2.1.1",
+    Field.VIRT_EXCEPTION_INFO,
+    (v) => v.secondary(SecondaryExec.EPT_VIOLATION_VE),
+    "EPT_VIOLATION_VE",
   ),
 ];
 

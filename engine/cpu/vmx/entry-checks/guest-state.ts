@@ -1,7 +1,7 @@
 /** Checks on guest RIP, RFLAGS, non-register state and PDPTEs. SDM 3C 27.3.1.4 to 27.3.1.6. */
 import { PinBased, SecondaryExec } from "../controls";
 import { Field } from "../fields";
-import { RevisionWord, VMCS_REVISION } from "../vmcs";
+import { RevisionWord, SHADOW_VMCS, VMCS_REVISION } from "../vmcs";
 import { checks, type EntryCheck, type EntryState, hex, Reads, show } from "./check";
 
 const flow = checks("guest", Reads.RIP | Reads.SEGMENTS | Reads.REGISTERS | Reads.CONTROLS | Reads.EVENT);
@@ -88,6 +88,10 @@ function linkedRevision(v: EntryState): number {
   const at = v.memory.hostOffset(v.address(Field.VMCS_LINK_POINTER));
   return at < 0 ? 0xffff_ffff : v.memory.u32[(at >> 2) + RevisionWord];
 }
+
+/** The linked VMCS is a shadow exactly with VMCS shadowing. */
+const neededRevision = (v: EntryState): number =>
+  VMCS_REVISION + (v.secondary(SecondaryExec.SHADOW_VMCS) ? SHADOW_VMCS : 0);
 
 export const guestStateChecks: readonly EntryCheck[] = [
   state(
@@ -183,10 +187,10 @@ export const guestStateChecks: readonly EntryCheck[] = [
   state(
     "guest.link-pointer.revision",
     "3C 27.3.1.5",
-    (v) => linkIsNone(v) || !v.pageAddressOk(Field.VMCS_LINK_POINTER) || linkedRevision(v) === VMCS_REVISION,
+    (v) => linkIsNone(v) || !v.pageAddressOk(Field.VMCS_LINK_POINTER) || linkedRevision(v) === neededRevision(v),
     (v) =>
-      `${show(v, Field.VMCS_LINK_POINTER)} leads to revision ${hex(linkedRevision(v))}, which must be ${hex(VMCS_REVISION)}`,
-    { qualification: 4, reads: Reads.STATE | Reads.OUTSIDE },
+      `${show(v, Field.VMCS_LINK_POINTER)} leads to revision ${hex(linkedRevision(v))}, which must be ${hex(neededRevision(v))} (bit 31 as SHADOW_VMCS)`,
+    { qualification: 4, reads: Reads.STATE | Reads.CONTROLS | Reads.OUTSIDE },
   ),
   state(
     "guest.link-pointer.current",

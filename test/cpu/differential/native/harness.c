@@ -8,10 +8,13 @@
  *
  * Code modes: 64 = long mode, 32 = compatibility mode with the flat segments of the GDT, 16 = 16-bit compatibility mode
  * with segments of the LDT whose bases are the code page and the data window.
+ *
+ * With the argument "vector", instances and results have the x87, MMX and vector registers behind them.
  */
 #define _GNU_SOURCE
 #include <asm/ldt.h>
 #include <asm/prctl.h>
+#include <cpuid.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -52,6 +55,16 @@ struct __attribute__((packed)) result {
   uint16_t changes; /* followed by that many struct change */
 };
 
+/* Behind an instance and a result of vector instructions. */
+struct __attribute__((packed)) vectors {
+  uint8_t ymm[16][32];
+  uint8_t x87[8][16]; /* ST(0) to ST(7), 10 bytes each */
+  uint16_t fcw, fsw;
+  uint16_t ftw; /* abridged */
+  uint16_t unused;
+  uint32_t mxcsr;
+};
+
 struct __attribute__((packed)) change {
   uint16_t word;
   uint64_t value;
@@ -60,7 +73,9 @@ struct __attribute__((packed)) change {
 static const int GREG[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                              REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
-static struct instance *instances;
+static char *instances;
+static int with_vectors;
+static size_t stride, ymm_high;
 static size_t count, next_instance, capacity, used;
 static char *output;
 static uint64_t pattern[WORDS], before[WORDS];
@@ -89,7 +104,36 @@ static uint64_t mix(uint64_t i) {
   return z ^ (z >> 31);
 }
 
-static void store_result(const greg_t *g) {
+/* The XSAVE image of the signal frame: FXSAVE's 512 bytes, the header, and the upper halves of YMM by CPUID 0DH. */
+static void load_vectors(uint8_t *image, const struct vectors *v) {
+  memcpy(image, &v->fcw, 2);
+  memcpy(image + 2, &v->fsw, 2);
+  image[4] = v->ftw;
+  memcpy(image + 24, &v->mxcsr, 4);
+  for (int i = 0; i < 8; i++) memcpy(image + 32 + i * 16, v->x87[i], 10);
+  for (int i = 0; i < 16; i++) {
+    memcpy(image + 160 + i * 16, v->ymm[i], 16);
+    memcpy(image + ymm_high + i * 16, v->ymm[i] + 16, 16);
+  }
+  image[512] |= 7;
+}
+
+static void store_vectors(const uint8_t *image) {
+  struct vectors v;
+  memset(&v, 0, sizeof v);
+  memcpy(&v.fcw, image, 2);
+  memcpy(&v.fsw, image + 2, 2);
+  v.ftw = image[4];
+  memcpy(&v.mxcsr, image + 24, 4);
+  for (int i = 0; i < 8; i++) memcpy(v.x87[i], image + 32 + i * 16, 10);
+  for (int i = 0; i < 16; i++) {
+    memcpy(v.ymm[i], image + 160 + i * 16, 16);
+    if (image[512] & 4) memcpy(v.ymm[i] + 16, image + ymm_high + i * 16, 16);
+  }
+  put(&v, sizeof v);
+}
+
+static void store_result(const greg_t *g, const uint8_t *image) {
   struct result r;
   for (int i = 0; i < 16; i++) r.gpr[i] = g[GREG[i]];
   r.rip = g[REG_RIP];
@@ -103,6 +147,7 @@ static void store_result(const greg_t *g) {
   r.changes = 0;
   for (int i = 0; i < WORDS; i++) r.changes += window[i] != before[i];
   put(&r, sizeof r);
+  if (with_vectors) store_vectors(image);
   for (int i = 0; i < WORDS; i++) {
     if (window[i] == before[i]) continue;
     struct change c = {(uint16_t)i, window[i]};
@@ -127,12 +172,13 @@ static void on_signal(int sig, siginfo_t *info, void *context) {
   (void)sig;
   (void)info;
   greg_t *g = ((ucontext_t *)context)->uc_mcontext.gregs;
+  uint8_t *image = (uint8_t *)((ucontext_t *)context)->uc_mcontext.fpregs;
   static int started;
-  if (started) store_result(g);
+  if (started) store_result(g, image);
   started = 1;
   if (next_instance == count) finish();
 
-  const struct instance *in = &instances[next_instance++];
+  const struct instance *in = (const struct instance *)(instances + stride * next_instance++);
   memcpy(before, pattern, sizeof before);
   memcpy((char *)before + in->patch_at, in->patch, in->patch_length);
   memcpy(window, before, sizeof before);
@@ -144,6 +190,7 @@ static void on_signal(int sig, siginfo_t *info, void *context) {
   uint64_t ss = in->mode == 16 ? 0xf : 0x2b;
   g[REG_RIP] = in->mode == 16 ? in->ip : CODE + in->ip;
   g[REG_CSGSFS] = cs | ss << 48;
+  if (with_vectors) load_vectors(image, (const struct vectors *)(in + 1));
   load_segments(ss);
 }
 
@@ -154,7 +201,12 @@ static void set_ldt(unsigned entry, unsigned base, unsigned limit, int code, int
   if (syscall(SYS_modify_ldt, 1, &d, sizeof d)) fail("modify_ldt");
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+  with_vectors = argc > 1 && !strcmp(argv[1], "vector");
+  stride = sizeof(struct instance) + (with_vectors ? sizeof(struct vectors) : 0);
+  uint32_t a, b, c, d;
+  __cpuid_count(0xd, 2, a, b, c, d);
+  ymm_high = b;
   size_t size = 0, room = 1 << 20;
   char *in = malloc(room);
   for (ssize_t n; (n = read(0, in + size, room - size)) > 0;) {
@@ -162,9 +214,9 @@ int main(void) {
     if (size == room) in = realloc(in, room *= 2);
     if (!in) fail("out of memory");
   }
-  instances = (struct instance *)in;
-  count = size / sizeof *instances;
-  if (count * sizeof *instances != size) fail("input is not a whole number of instances");
+  instances = in;
+  count = size / stride;
+  if (count * stride != size) fail("input is not a whole number of instances");
 
   int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
   if (mmap((void *)CODE, CODE_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC, flags, -1, 0) != (void *)CODE) fail("mmap code");
@@ -173,11 +225,11 @@ int main(void) {
   set_ldt(0, CODE, CODE_SIZE - 1, 1, 0);
   set_ldt(1, DATA, DATA_SIZE - 1, 0, 1);
   if (syscall(SYS_arch_prctl, ARCH_SET_GS, DATA)) fail("arch_prctl");
-  capacity = count * (sizeof(struct result) + 4 * sizeof(struct change)) + (1 << 20);
+  capacity = count * (sizeof(struct result) + (with_vectors ? sizeof(struct vectors) : 0) + 4 * sizeof(struct change)) + (1 << 20);
   output = malloc(capacity);
   if (!output) fail("out of memory");
 
-  stack_t stack = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16};
+  stack_t stack = {.ss_sp = malloc(1 << 18), .ss_size = 1 << 18};
   if (sigaltstack(&stack, NULL)) fail("sigaltstack");
   struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
   int signals[] = {SIGTRAP, SIGSEGV, SIGBUS, SIGFPE, SIGILL};

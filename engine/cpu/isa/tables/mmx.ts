@@ -1,0 +1,51 @@
+/**
+ * Instructions on MMX registers (SDM 1, 5.4; SDM 2).
+ */
+import type { RowSource } from "../opcodes";
+
+// biome-ignore format: a table
+export const MMX_ROWS = [
+  // MMX, and what SSE, SSE2 and SSSE3 add on MMX registers
+  ["PUNPCKLBW", "NP 0F 60", "Pq:rw Qd", "mmx"], ["PUNPCKLWD", "NP 0F 61", "Pq:rw Qd", "mmx"],
+  ["PUNPCKLDQ", "NP 0F 62", "Pq:rw Qd", "mmx"], ["PACKSSWB", "NP 0F 63", "Pq:rw Qq", "mmx"],
+  ["PCMPGTB", "NP 0F 64", "Pq:rw Qq", "mmx"], ["PCMPGTW", "NP 0F 65", "Pq:rw Qq", "mmx"],
+  ["PCMPGTD", "NP 0F 66", "Pq:rw Qq", "mmx"], ["PACKUSWB", "NP 0F 67", "Pq:rw Qq", "mmx"],
+  ["PUNPCKHBW", "NP 0F 68", "Pq:rw Qq", "mmx"], ["PUNPCKHWD", "NP 0F 69", "Pq:rw Qq", "mmx"],
+  ["PUNPCKHDQ", "NP 0F 6A", "Pq:rw Qq", "mmx"], ["PACKSSDW", "NP 0F 6B", "Pq:rw Qq", "mmx"],
+  ["PCMPEQB", "NP 0F 74", "Pq:rw Qq", "mmx"], ["PCMPEQW", "NP 0F 75", "Pq:rw Qq", "mmx"],
+  ["PCMPEQD", "NP 0F 76", "Pq:rw Qq", "mmx"], ["PSRLW", "NP 0F D1", "Pq:rw Qq", "mmx"],
+  ["PSRLD", "NP 0F D2", "Pq:rw Qq", "mmx"], ["PSRLQ", "NP 0F D3", "Pq:rw Qq", "mmx"], ["PADDQ", "NP 0F D4", "Pq:rw Qq", "sse2"],
+  ["PMULLW", "NP 0F D5", "Pq:rw Qq", "mmx"], ["PSUBUSB", "NP 0F D8", "Pq:rw Qq", "mmx"],
+  ["PSUBUSW", "NP 0F D9", "Pq:rw Qq", "mmx"], ["PMINUB", "NP 0F DA", "Pq:rw Qq", "sse"],
+  ["PAND", "NP 0F DB", "Pq:rw Qq", "mmx"], ["PADDUSB", "NP 0F DC", "Pq:rw Qq", "mmx"],
+  ["PADDUSW", "NP 0F DD", "Pq:rw Qq", "mmx"], ["PMAXUB", "NP 0F DE", "Pq:rw Qq", "sse"],
+  ["PANDN", "NP 0F DF", "Pq:rw Qq", "mmx"], ["PAVGB", "NP 0F E0", "Pq:rw Qq", "sse"], ["PSRAW", "NP 0F E1", "Pq:rw Qq", "mmx"],
+  ["PSRAD", "NP 0F E2", "Pq:rw Qq", "mmx"], ["PAVGW", "NP 0F E3", "Pq:rw Qq", "sse"],
+  ["PMULHUW", "NP 0F E4", "Pq:rw Qq", "sse"], ["PMULHW", "NP 0F E5", "Pq:rw Qq", "mmx"],
+  ["PSUBSB", "NP 0F E8", "Pq:rw Qq", "mmx"], ["PSUBSW", "NP 0F E9", "Pq:rw Qq", "mmx"],
+  ["PMINSW", "NP 0F EA", "Pq:rw Qq", "sse"], ["POR", "NP 0F EB", "Pq:rw Qq", "mmx"], ["PADDSB", "NP 0F EC", "Pq:rw Qq", "mmx"],
+  ["PADDSW", "NP 0F ED", "Pq:rw Qq", "mmx"], ["PMAXSW", "NP 0F EE", "Pq:rw Qq", "sse"], ["PXOR", "NP 0F EF", "Pq:rw Qq", "mmx"],
+  ["PSLLW", "NP 0F F1", "Pq:rw Qq", "mmx"], ["PSLLD", "NP 0F F2", "Pq:rw Qq", "mmx"], ["PSLLQ", "NP 0F F3", "Pq:rw Qq", "mmx"],
+  ["PMULUDQ", "NP 0F F4", "Pq:rw Qq", "sse2"], ["PMADDWD", "NP 0F F5", "Pq:rw Qq", "mmx"],
+  ["PSADBW", "NP 0F F6", "Pq:rw Qq", "sse"], ["PSUBB", "NP 0F F8", "Pq:rw Qq", "mmx"], ["PSUBW", "NP 0F F9", "Pq:rw Qq", "mmx"],
+  ["PSUBD", "NP 0F FA", "Pq:rw Qq", "mmx"], ["PSUBQ", "NP 0F FB", "Pq:rw Qq", "sse2"], ["PADDB", "NP 0F FC", "Pq:rw Qq", "mmx"],
+  ["PADDW", "NP 0F FD", "Pq:rw Qq", "mmx"], ["PADDD", "NP 0F FE", "Pq:rw Qq", "mmx"],
+  ["PSRLW", "NP 0F 71 /2 reg", "Nq:rw Iub", "mmx"], ["PSRAW", "NP 0F 71 /4 reg", "Nq:rw Iub", "mmx"],
+  ["PSLLW", "NP 0F 71 /6 reg", "Nq:rw Iub", "mmx"], ["PSRLD", "NP 0F 72 /2 reg", "Nq:rw Iub", "mmx"],
+  ["PSRAD", "NP 0F 72 /4 reg", "Nq:rw Iub", "mmx"], ["PSLLD", "NP 0F 72 /6 reg", "Nq:rw Iub", "mmx"],
+  ["PSRLQ", "NP 0F 73 /2 reg", "Nq:rw Iub", "mmx"], ["PSLLQ", "NP 0F 73 /6 reg", "Nq:rw Iub", "mmx"],
+  ["PSHUFW", "NP 0F 70", "Pq:w Qq Iub", "sse"], ["MOVD", "NP W0 0F 6E", "Pd:w Ed", "mmx"],
+  ["MOVQ", "NP W1 0F 6E", "Pq:w Eq", "o64 mmx"], ["MOVD", "NP W0 0F 7E", "Ed:w Pd", "mmx"],
+  ["MOVQ", "NP W1 0F 7E", "Eq:w Pq", "o64 mmx"], ["MOVQ", "NP 0F 6F", "Pq:w Qq", "mmx"], ["MOVQ", "NP 0F 7F", "Qq:w Pq", "mmx"],
+  ["PINSRW", "NP 0F C4", "Pq:rw Eyw Iub", "sse"], ["PEXTRW", "NP 0F C5 reg", "Gy:w Nq Iub", "sse"],
+  ["PMOVMSKB", "NP 0F D7 reg", "Gy:w Nq", "sse"], ["MOVNTQ", "NP 0F E7", "Mq:w Pq", "sse"],
+  ["MASKMOVQ", "NP 0F F7 reg", "DIq:w Pq Nq", "sse"], ["PSHUFB", "NP 0F 38 00", "Pq:rw Qq", "ssse3"],
+  ["PHADDW", "NP 0F 38 01", "Pq:rw Qq", "ssse3"], ["PHADDD", "NP 0F 38 02", "Pq:rw Qq", "ssse3"],
+  ["PHADDSW", "NP 0F 38 03", "Pq:rw Qq", "ssse3"], ["PMADDUBSW", "NP 0F 38 04", "Pq:rw Qq", "ssse3"],
+  ["PHSUBW", "NP 0F 38 05", "Pq:rw Qq", "ssse3"], ["PHSUBD", "NP 0F 38 06", "Pq:rw Qq", "ssse3"],
+  ["PHSUBSW", "NP 0F 38 07", "Pq:rw Qq", "ssse3"], ["PSIGNB", "NP 0F 38 08", "Pq:rw Qq", "ssse3"],
+  ["PSIGNW", "NP 0F 38 09", "Pq:rw Qq", "ssse3"], ["PSIGND", "NP 0F 38 0A", "Pq:rw Qq", "ssse3"],
+  ["PMULHRSW", "NP 0F 38 0B", "Pq:rw Qq", "ssse3"], ["PABSB", "NP 0F 38 1C", "Pq:w Qq", "ssse3"],
+  ["PABSW", "NP 0F 38 1D", "Pq:w Qq", "ssse3"], ["PABSD", "NP 0F 38 1E", "Pq:w Qq", "ssse3"],
+  ["PALIGNR", "NP 0F 3A 0F", "Pq:rw Qq Iub", "ssse3"],
+] as const satisfies readonly RowSource[];
