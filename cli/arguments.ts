@@ -14,14 +14,14 @@ export interface RunArguments {
   readonly initrd?: string;
   /** File and the argument string that follows it. */
   readonly modules: readonly { readonly file: string; readonly argument: string }[];
-  readonly disks: readonly DiskArgument[];
-  readonly virtio: readonly VirtioKind[];
+  readonly disks?: readonly DiskArgument[];
+  readonly virtio?: readonly VirtioKind[];
   readonly loadAddress?: number;
   readonly firmware?: string;
   readonly firmwareVariables?: string;
   readonly videoBios?: string;
   /** IDE drives of machines with firmware, in order. */
-  readonly drives: readonly { readonly file: string; readonly kind: "disk" | "cdrom" }[];
+  readonly drives?: readonly { readonly file: string; readonly kind: "disk" | "cdrom" }[];
   readonly cpu?: string;
   readonly kvm: Readonly<Record<string, boolean | number>>;
   readonly tier: 0 | 1;
@@ -29,10 +29,10 @@ export interface RunArguments {
   /** Seconds; Infinity without --timeout. */
   readonly timeout: number;
   readonly traceExits: boolean;
-  /** A reset by the guest starts the image again. */
-  readonly reboot: boolean;
-  /** The status line, on a terminal. */
-  readonly status: boolean;
+  /** A reset by the guest ends the run. */
+  readonly noReboot?: boolean;
+  /** No status line on a terminal. */
+  readonly noStatus?: boolean;
   readonly stats?: string;
 }
 
@@ -85,16 +85,13 @@ export function parseRunArguments(args: readonly string[]): RunArguments {
     append: values.append ?? "",
     initrd: values.initrd,
     modules: (values.module ?? []).map(module),
-    disks: (values.disk ?? []).map(diskArgument),
-    virtio: (values.virtio ?? "").split(",").filter(Boolean).map(virtioKind),
+    disks: values.disk?.map(diskArgument),
+    virtio: values.virtio?.split(",").map(virtioKind),
     loadAddress: values["load-address"] === undefined ? undefined : number("load-address", values["load-address"]),
     firmware: values.firmware,
     firmwareVariables: values["firmware-vars"],
     videoBios: values["video-bios"],
-    drives: [
-      ...(values["ide-disk"] ?? []).map((file) => ({ file, kind: "disk" as const })),
-      ...(values.cdrom ?? []).map((file) => ({ file, kind: "cdrom" as const })),
-    ],
+    drives: drives(values),
     cpu: values.cpu,
     kvm: Object.fromEntries((values.kvm ?? []).map(parameter)),
     tier: tier === "1" ? 1 : 0,
@@ -104,8 +101,8 @@ export function parseRunArguments(args: readonly string[]): RunArguments {
         : count("max-instructions", values["max-instructions"]),
     timeout: values.timeout === undefined ? Number.POSITIVE_INFINITY : seconds(values.timeout),
     traceExits: trace === "exits",
-    reboot: values["no-reboot"] !== true,
-    status: values["no-status"] !== true,
+    noReboot: values["no-reboot"],
+    noStatus: values["no-status"],
     stats: values.stats,
   };
 }
@@ -124,6 +121,15 @@ function virtioKind(value: string): VirtioKind {
   const kind = VIRTIO_KINDS.find((name) => name === value);
   if (!kind) throw new UsageError(`--virtio ${value}: use ${VIRTIO_KINDS.join(", ")}`);
   return kind;
+}
+
+/** Undefined when there are none. */
+function drives(values: { "ide-disk"?: string[]; cdrom?: string[] }): RunArguments["drives"] {
+  const list = [
+    ...(values["ide-disk"] ?? []).map((file) => ({ file, kind: "disk" as const })),
+    ...(values.cdrom ?? []).map((file) => ({ file, kind: "cdrom" as const })),
+  ];
+  return list.length > 0 ? list : undefined;
 }
 
 function accel(value = "none"): Accel {

@@ -29,9 +29,9 @@ interface Outcome {
 /** @returns the exit status. @throws UsageError, MachineError */
 export async function run(args: readonly string[]): Promise<number> {
   const options = parseRunArguments(args);
-  const status = new StatusLine(options.status);
+  const status = new StatusLine(!options.noStatus);
   status.show(`loading ${basename(options.image)}`);
-  const disks = options.disks.map((disk) => new DiskFile(disk));
+  const disks = (options.disks ?? []).map((disk) => new DiskFile(disk));
   const config = { ...configuration(options), disks: disks.map((disk) => disk.config) };
   const serial = new SerialOutput(() => status.hide());
   const machine = createMachine(config, {
@@ -173,10 +173,10 @@ function configuration(options: RunArguments): MachineConfig {
     firmware: optional("firmware", options.firmware),
     firmwareVariables: optional("firmware-vars", options.firmwareVariables),
     videoBios: optional("video-bios", options.videoBios),
-    drives: options.drives.map(({ file, kind }) => ({ ...load(kind === "disk" ? "ide-disk" : kind, file), kind })),
+    drives: options.drives?.map(({ file, kind }) => ({ ...load(kind === "disk" ? "ide-disk" : kind, file), kind })),
     initrd: optional("initrd", options.initrd),
     virtio: options.virtio,
-    reboot: options.reboot,
+    reboot: !options.noReboot,
     modules: options.modules.map(({ file, argument }) => ({ ...load("module", file), argument })),
   };
 }

@@ -18,6 +18,8 @@ export interface AdapterHost {
   /** @throws Error fit for the user when there is no such file or it cannot be read */
   readFile(path: string): Promise<Uint8Array>;
   exists(path: string): Promise<boolean>;
+  /** The engine's worker can open files itself. */
+  readonly engineOpensFiles?: boolean;
   /** Directory part and joining, by the platform's rules. */
   directory(path: string): string;
   join(...parts: string[]): string;

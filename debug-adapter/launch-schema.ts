@@ -41,6 +41,40 @@ export const launchSchema = {
     cpu: { type: "string", minLength: 1, description: "Processor model." },
     append: { type: "string", default: "", description: "Command line for a kernel." },
     initrd: { type: "string", minLength: 1, description: "Initial RAM disk for a kernel, or a multiboot module." },
+    firmware: {
+      type: "string",
+      minLength: 1,
+      description:
+        "Firmware to start with (SeaBIOS, OVMF), at the reset vector; the program is then the disk or ISO 9660 image that it boots. A program that is firmware itself needs no such attribute.",
+    },
+    firmwareVariables: {
+      type: "string",
+      minLength: 1,
+      description:
+        "Contents of the flash chip with the firmware's variables (OVMF_VARS.fd). The file is never written.",
+    },
+    videoBios: {
+      type: "string",
+      minLength: 1,
+      description: "Option ROM of a firmware machine's display adapter (vgabios-stdvga.bin).",
+    },
+    disks: {
+      type: ["string", "array"],
+      items: { type: "string", minLength: 1 },
+      description:
+        "Raw disk images, as virtio disks (/dev/vda ... to Linux). The files are never written: what the guest writes stays in memory.",
+    },
+    virtio: {
+      type: "array",
+      items: { type: "string", enum: ["console", "rng"] },
+      description:
+        "Further virtio devices: a console (hvc0), which then takes what is typed; a source of random bytes.",
+    },
+    reboot: {
+      type: "boolean",
+      default: false,
+      description: "A reset by the guest starts the image again instead of ending the session.",
+    },
     loadAddress: {
       type: ["string", "integer"],
       pattern: ADDRESS,

@@ -1,6 +1,6 @@
 /** Launch configurations: checked against the schema, files read. */
-import type { LaunchRequest } from "../engine/debug/api";
-import type { Accel } from "../engine/machine/config";
+import type { LaunchDisk, LaunchRequest } from "../engine/debug/api";
+import type { Accel, VirtioKind } from "../engine/machine/config";
 import type { NumberFormat } from "./custom-protocol";
 import { parseSize } from "./format";
 import type { AdapterHost } from "./host";
@@ -22,12 +22,18 @@ export interface LaunchConfiguration {
   readonly cpu: string;
   readonly append: string;
   readonly initrd?: string;
+  readonly firmware?: string;
+  readonly firmwareVariables?: string;
+  readonly videoBios?: string;
   readonly loadAddress?: number;
   readonly tier: 0 | 1;
   readonly stopOnEntry: boolean;
   readonly noDebug: boolean;
   readonly symbols: readonly SymbolFile[];
   readonly kvm: Readonly<Record<string, boolean | number>>;
+  readonly disks: readonly string[];
+  readonly virtio: readonly VirtioKind[];
+  readonly reboot: boolean;
   readonly serial: "terminal" | "console" | "both";
   readonly numbers: NumberFormat;
 }
@@ -80,11 +86,17 @@ export function validateLaunch(raw: Readonly<Record<string, unknown>>): Validate
       cpu: (args.cpu as string | undefined) ?? DEFAULT_CPU,
       append: (args.append as string | undefined) ?? "",
       initrd: args.initrd as string | undefined,
+      firmware: args.firmware as string | undefined,
+      firmwareVariables: args.firmwareVariables as string | undefined,
+      videoBios: args.videoBios as string | undefined,
       loadAddress: args.loadAddress === undefined ? undefined : Number(args.loadAddress),
       tier: (args.tier as 0 | 1 | undefined) ?? 0,
       stopOnEntry: (args.stopOnEntry as boolean | undefined) ?? false,
       noDebug: args.noDebug === true,
       symbols: symbolFiles(args.symbols),
+      disks: ([] as string[]).concat((args.disks as string | string[] | undefined) ?? []),
+      virtio: (args.virtio as VirtioKind[] | undefined) ?? [],
+      reboot: args.reboot === true,
       kvm: (args.kvm as Record<string, boolean | number> | undefined) ?? {},
       serial: (args.serial as LaunchConfiguration["serial"] | undefined) ?? "terminal",
       numbers: (args.numbers as NumberFormat | undefined) ?? "hex",
@@ -111,9 +123,18 @@ function parseSlide(value: unknown): bigint {
   return text.startsWith("-") ? -BigInt(text.slice(1)) : BigInt(text);
 }
 
+/** Attributes that name one file each, whose contents the machine is given. */
+const NAMED_IMAGES = ["initrd", "firmware", "firmwareVariables", "videoBios"] as const;
+type NamedImage = (typeof NAMED_IMAGES)[number];
+
 /** Reads the image and what goes with it. @throws Error naming the file and the attribute that asked for it */
 export async function readImages(configuration: LaunchConfiguration, host: AdapterHost): Promise<LaunchRequest> {
-  const { accel, memory, smp, cpu, append, loadAddress, tier, kvm, program, initrd } = configuration;
+  const { accel, memory, smp, cpu, append, loadAddress, tier, kvm, program } = configuration;
+  const named: { [K in NamedImage]?: { name: string; bytes: Uint8Array } } = {};
+  for (const attribute of NAMED_IMAGES) {
+    const file = configuration[attribute];
+    if (file !== undefined) named[attribute] = { name: file, bytes: await readFor(attribute, file, host) };
+  }
   const bytes = await readFor("program", program, host);
   return {
     accel,
@@ -124,9 +145,23 @@ export async function readImages(configuration: LaunchConfiguration, host: Adapt
     tier,
     kvm,
     image: { name: program, bytes },
-    ...(initrd === undefined ? {} : { initrd: { name: initrd, bytes: await readFor("initrd", initrd, host) } }),
+    ...named,
     ...(loadAddress === undefined ? {} : { loadAddress }),
+    ...(configuration.disks.length === 0 ? {} : { diskFiles: await readDisks(configuration.disks, host) }),
+    ...(configuration.virtio.length === 0 ? {} : { virtio: configuration.virtio }),
+    ...(configuration.reboot ? { reboot: true } : {}),
   };
+}
+
+/** Big images are not copied where the engine's worker can read them itself. */
+function readDisks(disks: readonly string[], host: AdapterHost): Promise<LaunchDisk[]> {
+  return Promise.all(
+    disks.map(async (path): Promise<LaunchDisk> => {
+      if (!host.engineOpensFiles) return { name: path, bytes: await readFor("disks", path, host) };
+      if (await host.exists(path)) return { name: path, path };
+      throw new Error(`launch attribute "disks": there is no file ${path}`);
+    }),
+  );
 }
 
 async function readFor(attribute: LaunchAttribute, path: string, host: AdapterHost): Promise<Uint8Array> {

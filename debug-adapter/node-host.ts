@@ -8,6 +8,8 @@ import type { AdapterHost, EngineListener, EnginePort } from "./host";
 const MAX_FILE = 1024 * 1024 * 1024;
 
 export class NodeHost implements AdapterHost {
+  readonly engineOpensFiles = true;
+
   /** @param engineScript the engine worker's bundle */
   constructor(private readonly engineScript: string) {}
 

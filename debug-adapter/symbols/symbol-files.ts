@@ -40,7 +40,7 @@ export function isLinuxImage(bytes: Uint8Array): boolean {
 }
 
 /** Call frame information of a file: .eh_frame, and .debug_frame for what that leaves out. */
-function frameTables(bytes: Uint8Array, elf: ElfFile, slide: bigint): FrameTable[] {
+export function frameTables(bytes: Uint8Array, elf: ElfFile, slide: bigint): FrameTable[] {
   const kinds = { ".eh_frame": "eh", ".debug_frame": "debug" } as const;
   return elf.sections.flatMap((section): FrameTable[] => {
     const kind = kinds[section.name as keyof typeof kinds];

@@ -3,7 +3,7 @@
  * bigint included. The adapter never touches the engine's memory.
  */
 import type { BitField, RegisterRow } from "../cpu/registers";
-import type { Accel } from "../machine/config";
+import type { Accel, VirtioKind } from "../machine/config";
 import type { AddressSpace, Ending } from "../machine/machine";
 import type { FrameTable } from "./frames/table";
 import type { EngineSymbol } from "./symbols";
@@ -25,12 +25,24 @@ export interface LaunchRequest {
   /** Processor model; empty for the default one. */
   readonly cpu: string;
   readonly image: { readonly name: string; readonly bytes: Uint8Array };
+  /** Firmware to start with, the flash chip with its variables, the display adapter's option ROM. */
+  readonly firmware?: { readonly name: string; readonly bytes: Uint8Array };
+  readonly firmwareVariables?: { readonly name: string; readonly bytes: Uint8Array };
+  readonly videoBios?: { readonly name: string; readonly bytes: Uint8Array };
   readonly initrd?: { readonly name: string; readonly bytes: Uint8Array };
   readonly append: string;
   readonly loadAddress?: number;
   readonly tier: 0 | 1;
   readonly kvm?: Readonly<Record<string, boolean | number>>;
+  /** Virtio disks: files the engine's worker can open itself, or their bytes. They are never written. */
+  readonly diskFiles?: readonly LaunchDisk[];
+  readonly virtio?: readonly VirtioKind[];
+  readonly reboot?: boolean;
 }
+
+export type LaunchDisk =
+  | { readonly name: string; readonly path: string }
+  | { readonly name: string; readonly bytes: Uint8Array };
 
 /** A condition to stop at a trace point: reason filter plus an expression over the point's detail and registers. */
 export interface TraceFilter {

@@ -4,7 +4,6 @@
  * command says so. While it waits there the JavaScript stack is the model's real one.
  */
 import { VMCS_FIELDS } from "../cpu/vmx/fields";
-import type { MachineConfig } from "../machine/config";
 import type { Machine, MachineEnvironment } from "../machine/machine";
 import { TraceKind, type TracePoint, type Tracer, Unwind } from "../trace";
 import type {
@@ -13,6 +12,7 @@ import type {
   EngineRequests,
   EvaluateResult,
   FromEngine,
+  LaunchRequest,
   ModelFrame,
   Resume,
   Stop,
@@ -46,7 +46,7 @@ const MAX_READ = 1 << 24;
 /** Bytes of serial output gathered before they are sent within a slice. */
 const MAX_SERIAL = 1 << 16;
 
-export type CreateMachine = (config: MachineConfig, environment: MachineEnvironment) => Machine;
+export type CreateMachine = (request: LaunchRequest, environment: MachineEnvironment) => Machine;
 
 type Handlers = { [M in EngineMethod]: (request: EngineRequests[M]["request"]) => EngineRequests[M]["response"] };
 

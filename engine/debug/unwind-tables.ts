@@ -1,7 +1,7 @@
 /** One step up the stack by a table: a Linux kernel's ORC, or DWARF call frame information. */
 import type { Machine } from "../machine/machine";
 import { readInteger } from "./code";
-import type { FrameRow, FrameTables } from "./frames/cfi";
+import { FrameError, type FrameRow, type FrameTables } from "./frames/cfi";
 import { type ExpressionContext, evaluateAddress, NotAvailable } from "./frames/expression";
 import { OrcRegister, type OrcTable } from "./linux/orc";
 
@@ -186,7 +186,7 @@ class Tables {
         cursor: { linear: back.value, stack, registers, anywhere: row.signal, bits: cursor.bits },
       };
     } catch (error) {
-      if (error instanceof NotAvailable) return undefined;
+      if (error instanceof NotAvailable || error instanceof FrameError) return undefined;
       throw error;
     }
   }

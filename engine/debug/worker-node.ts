@@ -2,11 +2,12 @@
  * The engine in a Node worker thread. Commands come over a MessagePort given as workerData; after posting one, the other
  * side bumps the shared counter and notifies, so that a thread asleep inside a trace point wakes up and takes it.
  */
+import { fstatSync, openSync, readSync } from "node:fs";
 import { type MessagePort, receiveMessageOnPort, workerData } from "node:worker_threads";
-
+import { MachineError } from "../machine/config";
 import type { FromEngine, ToEngine } from "./api";
 import { EngineHost } from "./engine-host";
-import { launchMachine } from "./launch-machine";
+import { launchMachine, type OpenDisk } from "./launch-machine";
 import type { CommandPump } from "./pump";
 
 interface WorkerData {
@@ -50,5 +51,31 @@ class NodePump implements CommandPump {
 }
 
 const { port, signal } = workerData as WorkerData;
-new EngineHost((message: FromEngine) => port.postMessage(message), new NodePump(port, signal), launchMachine).serve();
+
+/** Disks are read where and when the guest reads them. They stay open as long as the worker lives. */
+const openDisk: OpenDisk = (path) => {
+  try {
+    const fd = openSync(path, "r");
+    return {
+      size: fstatSync(fd).size,
+      read: (offset, length) => {
+        const bytes = new Uint8Array(length);
+        for (let done = 0; done < length; ) {
+          const n = readSync(fd, bytes, done, length - done, offset + done);
+          if (n === 0) break;
+          done += n;
+        }
+        return bytes;
+      },
+    };
+  } catch (error) {
+    throw new MachineError(`disk ${path}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+};
+
+new EngineHost(
+  (message: FromEngine) => port.postMessage(message),
+  new NodePump(port, signal),
+  (request, environment) => launchMachine(request, environment, openDisk),
+).serve();
 port.close();

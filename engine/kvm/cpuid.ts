@@ -34,6 +34,10 @@ const KVM_CPU_CAPS: readonly { leaf: number; index: number; reg: CpuidReg; mask:
   // UMIP PKU RDPID
   { leaf: 7, index: 0, reg: "ecx", mask: 0x0040000c & ~0x8, emulated: 0 },
   { leaf: 7, index: 0, reg: "edx", mask: 0, emulated: 0 },
+  // XSAVEOPT XSAVEC XGETBV1 XSAVES
+  { leaf: 0xd, index: 1, reg: "eax", mask: 0xf, emulated: 0 },
+  { leaf: 0xd, index: 1, reg: "ecx", mask: 0, emulated: 0 },
+  { leaf: 0xd, index: 1, reg: "edx", mask: 0, emulated: 0 },
   // LAHF ABM PREFETCHW
   { leaf: 0x80000001, index: 0, reg: "ecx", mask: 0x00000121, emulated: 0 },
   // SYSCALL NX PDPE1GB RDTSCP LM, and the copies of leaf 1 on AMD
@@ -280,7 +284,7 @@ export function kvmCpuid(
     let { ebx, ecx } = entry;
     // XSAVE area of the features that are enabled now.
     if (leaf === 0xd && index === 0) ebx = xsaveSize(vcpu.arch.xcr0);
-    if (leaf === 7 && index === 0) ebx = entry.ebx;
+    if (leaf === 0xd && index === 1 && entry.eax & (XSAVEC | XSAVES)) ebx = xsaveSize(vcpu.arch.xcr0 | vcpu.arch.xss);
     ecx >>>= 0;
     return { eax, ebx, ecx, edx };
   }
@@ -291,6 +295,10 @@ export function kvmCpuid(
   }
   return { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 }
+
+/** Bits of leaf 0Dh, subleaf 1, EAX. */
+const XSAVEC = 2;
+const XSAVES = 8;
 
 /** xstate_required_size for x87, SSE and AVX. */
 const xsaveSize = (xcr0: bigint): number => (xcr0 & 4n ? 832 : 576);

@@ -4,6 +4,22 @@
  */
 import { Rflags, Seg } from "../cpu/state";
 import {
+  accessSystem,
+  baseOf,
+  dplOf,
+  isPresent,
+  limitOf,
+  loadSegmentDescriptor,
+  nullSegment,
+  readDescriptor,
+  segmentOf,
+  Transfer,
+  typeOf,
+  v86Segment,
+  writeDescriptorHigh,
+} from "./emulateSegment";
+import { EmulFault } from "./emulateTypes";
+import {
   Cr0,
   isLongMode,
   kvmGetRflags,
@@ -14,9 +30,6 @@ import {
   kvmRipRead,
   kvmRipWrite,
 } from "./kvmCacheRegs";
-import { kvmReadGuest, kvmWriteGuest } from "./memslots";
-import { Pferr } from "./mmu/fault";
-import { gvaToGpa } from "./mmu/pagingTmpl";
 import type { KvmVcpu } from "./types";
 import { KvmExit, KvmInternalError, type KvmSegment } from "./uapi";
 import { ExcVector, kvmInjectPageFault, kvmQueueExceptionE } from "./x86Events";
@@ -25,80 +38,6 @@ import { kvmSetCr0, kvmSetCr3 } from "./x86Regs";
 /** Bits 31:30 of the exit qualification. */
 export const TaskSwitchReason = { CALL: 0, IRET: 1, JMP: 2, GATE: 3 } as const;
 export type TaskSwitchReason = (typeof TaskSwitchReason)[keyof typeof TaskSwitchReason];
-
-class TaskFault {
-  constructor(
-    readonly vector: number,
-    readonly errorCode: number,
-    readonly address = 0n,
-  ) {}
-}
-
-/** System data structures are accessed as supervisor. */
-function access(vcpu: KvmVcpu, linear: bigint, data: Uint8Array, write: boolean): void {
-  let done = 0;
-  while (done < data.length) {
-    const at = (linear + BigInt(done)) & 0xffffffffn;
-    const n = Math.min(data.length - done, 4096 - Number(at & 0xfffn));
-    const t = gvaToGpa(vcpu, at, write ? Pferr.WRITE : 0, true);
-    if (!t.ok) throw new TaskFault(ExcVector.PF, t.errorCode, at);
-    const part = data.subarray(done, done + n);
-    if (!(write ? kvmWriteGuest(vcpu.kvm, t.gpa, part) : kvmReadGuest(vcpu.kvm, t.gpa, part))) {
-      throw new TaskFault(ExcVector.GP, 0);
-    }
-    done += n;
-  }
-}
-
-interface Descriptor {
-  readonly linear: bigint;
-  low: number;
-  high: number;
-}
-
-/** read_segment_descriptor of the GDT or, with TI, the LDT. */
-function readDescriptor(vcpu: KvmVcpu, selector: number, vector: number): Descriptor {
-  const { ops } = vcpu.module;
-  const table = selector & 4 ? ops.getSegment(vcpu, Seg.LDTR) : ops.getGdt(vcpu);
-  const offset = selector & 0xfff8;
-  if (offset + 7 > table.limit) throw new TaskFault(vector, selector & 0xfffc);
-  const linear = (table.base + BigInt(offset)) & 0xffffffffn;
-  const bytes = new Uint8Array(8);
-  access(vcpu, linear, bytes, false);
-  const view = new DataView(bytes.buffer);
-  return { linear, low: view.getUint32(0, true), high: view.getUint32(4, true) };
-}
-
-function writeDescriptorHigh(vcpu: KvmVcpu, d: Descriptor): void {
-  const bytes = new Uint8Array(4);
-  new DataView(bytes.buffer).setUint32(0, d.high >>> 0, true);
-  access(vcpu, d.linear + 4n, bytes, true);
-}
-
-const baseOf = (d: Descriptor): bigint =>
-  BigInt(((d.low >>> 16) | ((d.high & 0xff) << 16) | (d.high & 0xff000000)) >>> 0);
-const limitOf = (d: Descriptor): number => {
-  const limit = (d.low & 0xffff) | (d.high & 0xf0000);
-  return d.high & 0x800000 ? limit * 4096 + 4095 : limit;
-};
-const typeOf = (d: Descriptor): number => (d.high >> 8) & 15;
-const dplOf = (d: Descriptor): number => (d.high >> 13) & 3;
-const isPresent = (d: Descriptor): boolean => (d.high & 0x8000) !== 0;
-
-const segmentOf = (selector: number, d: Descriptor): KvmSegment => ({
-  selector,
-  base: baseOf(d),
-  limit: limitOf(d),
-  type: typeOf(d),
-  s: (d.high >> 12) & 1,
-  dpl: dplOf(d),
-  present: (d.high >> 15) & 1,
-  avl: (d.high >> 20) & 1,
-  l: (d.high >> 21) & 1,
-  db: (d.high >> 22) & 1,
-  g: (d.high >> 23) & 1,
-  unusable: 0,
-});
 
 /** Layout of a TSS: offsets of what a switch saves and loads (SDM 3A figures 7-2 and 7-10). */
 interface TssLayout {
@@ -141,9 +80,9 @@ export function kvmTaskSwitch(
   try {
     emulatorDoTaskSwitch(vcpu, selector, idtIndex, reason, errorCode);
   } catch (e) {
-    if (!(e instanceof TaskFault)) throw e;
-    if (e.vector === ExcVector.PF) kvmInjectPageFault(vcpu, e.address, e.errorCode);
-    else kvmQueueExceptionE(vcpu, e.vector, e.errorCode);
+    if (!(e instanceof EmulFault)) throw e;
+    if (e.vector === ExcVector.PF) kvmInjectPageFault(vcpu, e.address, e.errorCode ?? 0);
+    else kvmQueueExceptionE(vcpu, e.vector, e.errorCode ?? 0);
   }
   return 1;
 }
@@ -172,11 +111,11 @@ function emulatorDoTaskSwitch(
     if (idtIndex >= 0) checkGate(vcpu, idtIndex);
   } else if (reason !== TaskSwitchReason.IRET) {
     const cpl = ops.getCpl(vcpu);
-    if ((selector & 3) > dplOf(next) || cpl > dplOf(next)) throw new TaskFault(ExcVector.GP, selector & 0xfffc);
+    if ((selector & 3) > dplOf(next) || cpl > dplOf(next)) throw new EmulFault(ExcVector.GP, selector & 0xfffc);
   }
   const wide = (typeOf(next) & 8) !== 0;
   const layout = wide ? TSS32 : TSS16;
-  if (!isPresent(next) || limitOf(next) < layout.size - 1) throw new TaskFault(ExcVector.TS, selector & 0xfffc);
+  if (!isPresent(next) || limitOf(next) < layout.size - 1) throw new EmulFault(ExcVector.TS, selector & 0xfffc);
 
   if (reason === TaskSwitchReason.IRET || reason === TaskSwitchReason.JMP) setBusy(vcpu, oldTr.selector, false);
   let oldFlags = kvmGetRflags(vcpu);
@@ -184,12 +123,12 @@ function emulatorDoTaskSwitch(
   saveTask(vcpu, oldTr, oldFlags);
 
   const tss = new Uint8Array(layout.size);
-  access(vcpu, baseOf(next), tss, false);
+  accessSystem(vcpu, baseOf(next), tss, false);
   const nested = reason === TaskSwitchReason.CALL || reason === TaskSwitchReason.GATE;
   if (nested) {
     const link = new Uint8Array(2);
     new DataView(link.buffer).setUint16(0, oldTr.selector, true);
-    access(vcpu, baseOf(next), link, true);
+    accessSystem(vcpu, baseOf(next), link, true);
   }
   if (reason !== TaskSwitchReason.IRET) {
     next.high |= 1 << 9;
@@ -205,9 +144,9 @@ function emulatorDoTaskSwitch(
 function checkGate(vcpu: KvmVcpu, vector: number): void {
   const idt = vcpu.module.ops.getIdt(vcpu);
   const gate = new Uint8Array(8);
-  access(vcpu, idt.base + BigInt(vector * 8), gate, false);
+  accessSystem(vcpu, idt.base + BigInt(vector * 8), gate, false);
   const dpl = (gate[5] >> 5) & 3;
-  if (dpl < vcpu.module.ops.getCpl(vcpu)) throw new TaskFault(ExcVector.GP, vector * 8 + 2);
+  if (dpl < vcpu.module.ops.getCpl(vcpu)) throw new EmulFault(ExcVector.GP, vector * 8 + 2);
 }
 
 function setBusy(vcpu: KvmVcpu, selector: number, busy: boolean): void {
@@ -221,7 +160,7 @@ function setBusy(vcpu: KvmVcpu, selector: number, busy: boolean): void {
 function saveTask(vcpu: KvmVcpu, tr: KvmSegment, flags: bigint): void {
   const layout = tr.type & 8 ? TSS32 : TSS16;
   const bytes = new Uint8Array(layout.size);
-  access(vcpu, tr.base, bytes, false);
+  accessSystem(vcpu, tr.base, bytes, false);
   const view = new DataView(bytes.buffer);
   const put = (offset: number, value: bigint) => {
     if (layout.word === 4) view.setUint32(offset, Number(value & 0xffffffffn), true);
@@ -234,7 +173,7 @@ function saveTask(vcpu: KvmVcpu, tr: KvmSegment, flags: bigint): void {
     view.setUint16(offset, vcpu.module.ops.getSegment(vcpu, SEGMENT_ORDER[i]).selector, true);
   }
   const end = layout.segments[layout.segments.length - 1] + layout.word;
-  access(vcpu, tr.base + BigInt(layout.ip), bytes.subarray(layout.ip, end), true);
+  accessSystem(vcpu, tr.base + BigInt(layout.ip), bytes.subarray(layout.ip, end), true);
 }
 
 /** Second half: everything from the new TSS; segments are checked as their loads would be. */
@@ -244,7 +183,7 @@ function loadTask(vcpu: KvmVcpu, tss: Uint8Array, layout: TssLayout, nested: boo
   const get = (offset: number) => (layout.word === 4 ? view.getUint32(offset, true) : view.getUint16(offset, true));
   if (layout.word === 4 && kvmReadCr0(vcpu) & Cr0.PG) {
     const cr3 = BigInt(view.getUint32(28, true));
-    if (cr3 !== kvmReadCr3(vcpu) && kvmSetCr3(vcpu, cr3)) throw new TaskFault(ExcVector.GP, 0);
+    if (cr3 !== kvmReadCr3(vcpu) && kvmSetCr3(vcpu, cr3)) throw new EmulFault(ExcVector.GP, 0);
   }
   kvmRipWrite(vcpu, BigInt(get(layout.ip)));
   let flags = BigInt(get(layout.flags)) | 2n;
@@ -267,80 +206,22 @@ function loadTask(vcpu: KvmVcpu, tss: Uint8Array, layout: TssLayout, nested: boo
     if (selector === undefined) continue;
     const seg = SEGMENT_ORDER[i];
     if (v86) ops.setSegment(vcpu, seg, v86Segment(selector));
-    else loadSegment(vcpu, seg, selector, cpl);
+    else ops.setSegment(vcpu, seg, loadSegmentDescriptor(vcpu, selector, seg, cpl, Transfer.TASK_SWITCH));
   }
   for (let i = selectors.length; i < SEGMENT_ORDER.length; i++) {
     ops.setSegment(vcpu, SEGMENT_ORDER[i], nullSegment(0));
   }
 }
 
-const v86Segment = (selector: number): KvmSegment => ({
-  ...nullSegment(selector),
-  base: BigInt(selector << 4),
-  limit: 0xffff,
-  type: 3,
-  s: 1,
-  dpl: 3,
-  present: 1,
-  unusable: 0,
-});
-
-const nullSegment = (selector: number): KvmSegment => ({
-  selector,
-  base: 0n,
-  limit: 0,
-  type: 0,
-  s: 0,
-  dpl: 0,
-  present: 0,
-  avl: 0,
-  l: 0,
-  db: 0,
-  g: 0,
-  unusable: 1,
-});
-
 function loadLdt(vcpu: KvmVcpu, selector: number): void {
   if ((selector & 0xfffc) === 0) {
     vcpu.module.ops.setSegment(vcpu, Seg.LDTR, nullSegment(selector));
     return;
   }
-  if (selector & 4) throw new TaskFault(ExcVector.TS, selector & 0xfffc);
+  if (selector & 4) throw new EmulFault(ExcVector.TS, selector & 0xfffc);
   const d = readDescriptor(vcpu, selector, ExcVector.TS);
-  if (typeOf(d) !== 2 || d.high & 0x1000 || !isPresent(d)) throw new TaskFault(ExcVector.TS, selector & 0xfffc);
+  if (typeOf(d) !== 2 || d.high & 0x1000 || !isPresent(d)) throw new EmulFault(ExcVector.TS, selector & 0xfffc);
   vcpu.module.ops.setSegment(vcpu, Seg.LDTR, segmentOf(selector, d));
-}
-
-/** __load_segment_descriptor in a task switch: errors are #TS, a segment that is not present #NP or #SS. */
-function loadSegment(vcpu: KvmVcpu, seg: number, selector: number, cpl: number): void {
-  const bad = (): never => {
-    throw new TaskFault(ExcVector.TS, selector & 0xfffc);
-  };
-  if ((selector & 0xfffc) === 0) {
-    if (seg === Seg.CS || seg === Seg.SS) bad();
-    vcpu.module.ops.setSegment(vcpu, seg, nullSegment(selector));
-    return;
-  }
-  const d = readDescriptor(vcpu, selector, ExcVector.TS);
-  const type = typeOf(d);
-  const rpl = selector & 3;
-  const dpl = dplOf(d);
-  const code = (type & 8) !== 0;
-  if (!(d.high & 0x1000)) bad();
-  if (seg === Seg.SS) {
-    if (code || !(type & 2) || rpl !== cpl || dpl !== cpl) bad();
-  } else if (seg === Seg.CS) {
-    if (!code || (type & 4 ? dpl > cpl : dpl !== cpl)) bad();
-  } else {
-    if (code && !(type & 2)) bad();
-    if (!(code && type & 4) && (rpl > dpl || cpl > dpl)) bad();
-  }
-  if (!isPresent(d)) throw new TaskFault(seg === Seg.SS ? ExcVector.SS : ExcVector.NP, selector & 0xfffc);
-  if (!(type & 1)) {
-    d.high |= 1 << 8;
-    writeDescriptorHigh(vcpu, d);
-  }
-  vcpu.module.ops.setSegment(vcpu, seg, segmentOf(selector, d));
 }
 
 function pushErrorCode(vcpu: KvmVcpu, word: 2 | 4, errorCode: number): void {
@@ -350,6 +231,6 @@ function pushErrorCode(vcpu: KvmVcpu, word: 2 | 4, errorCode: number): void {
   const rsp = (old - BigInt(word)) & mask;
   const bytes = new Uint8Array(word);
   new DataView(bytes.buffer).setUint16(0, errorCode & 0xffff, true);
-  access(vcpu, ss.base + rsp, bytes, true);
+  accessSystem(vcpu, ss.base + rsp, bytes, true);
   kvmRegisterWriteRaw(vcpu, 4, (old & ~mask) | rsp);
 }

@@ -4,8 +4,8 @@
  */
 
 import { PORT_ACCESS_NANOSECONDS } from "../clock";
-import { type EmulateResult, EmulFault, ioNeeded, X86Emulator } from "./emulate";
-import { EmulType } from "./emulateTypes";
+import { X86Emulator } from "./emulate";
+import { type EmulateResult, EmulFault, EmulType, ioNeeded } from "./emulateTypes";
 import { KvmError } from "./errno";
 import { completeHypercallExit } from "./hypercall";
 import { KvmBus, kvmIoBusRead, kvmIoBusWrite } from "./ioBus";
@@ -20,9 +20,10 @@ import {
 } from "./kvmCacheRegs";
 import { kvmVcpuReadGuest, kvmVcpuWriteGuest } from "./memslots";
 import { Pferr } from "./mmu/fault";
-import { vcpuMatchMmioGpa } from "./mmu/mmu";
+import { kvmMmuUnprotectGva, vcpuMatchMmioGpa } from "./mmu/mmu";
 import { gvaToGpa } from "./mmu/pagingTmpl";
-import { completeFastRdmsr, completeFastWrmsr } from "./msrFilter";
+import { completeFastRdmsr, completeFastWrmsr, msrAnswer, writeEdxEax } from "./msrFilter";
+import { KvmReq, kvmMakeRequest } from "./requests";
 import { type KvmVcpu, PAGE_SIZE, VcpuReg } from "./types";
 import {
   KVM_EXIT_IO_IN,
@@ -31,6 +32,7 @@ import {
   KVM_PIO_PAGE_OFFSET,
   KvmExit,
   KvmInternalError,
+  KvmX86Quirk,
 } from "./uapi";
 import {
   ExcVector,
@@ -44,6 +46,7 @@ import {
 const APIC_DEFAULT_PHYS_PAGE = 0xfee00000 / PAGE_SIZE;
 const RF = 0x10000n;
 const TF = 0x100n;
+const IF = 0x200n;
 
 // --- memory-mapped I/O --------------------------------------------------------------------------------------------------
 
@@ -329,6 +332,26 @@ function completeEmulatedIo(vcpu: KvmVcpu): number {
   return x86EmulateInstruction(vcpu, 0n, EmulType.NO_DECODE);
 }
 
+/** complete_emulated_rdmsr */
+function completeEmulatedRdmsr(vcpu: KvmVcpu): number {
+  const { error, data } = msrAnswer(vcpu);
+  if (!error) writeEdxEax(vcpu, data);
+  return completeEmulatedInsnGp(vcpu, error);
+}
+
+/** complete_emulated_msr_access */
+function completeEmulatedWrmsr(vcpu: KvmVcpu): number {
+  return completeEmulatedInsnGp(vcpu, msrAnswer(vcpu).error);
+}
+
+/** complete_emulated_insn_gp */
+function completeEmulatedInsnGp(vcpu: KvmVcpu, error: boolean): number {
+  if (!error) return x86EmulateInstruction(vcpu, 0n, EmulType.NO_DECODE | EmulType.SKIP | EmulType.COMPLETE_USER_EXIT);
+  vcpu.arch.emulate = null;
+  kvmQueueExceptionE(vcpu, ExcVector.GP, 0);
+  return 1;
+}
+
 /** vcpu->arch.complete_userspace_io, by name. */
 const COMPLETIONS: Readonly<Record<string, (vcpu: KvmVcpu) => number>> = {
   completeEmulatedPio,
@@ -337,6 +360,8 @@ const COMPLETIONS: Readonly<Record<string, (vcpu: KvmVcpu) => number>> = {
   completeFastPioOut,
   completeFastRdmsr,
   completeFastWrmsr,
+  completeEmulatedRdmsr,
+  completeEmulatedWrmsr,
   completeHypercallExit,
 };
 
@@ -411,13 +436,18 @@ export function x86EmulateInstruction(vcpu: KvmVcpu, cr2OrGpa: bigint, emulation
   if (!ctxt) throw new KvmError("EINVAL", "KVM_RUN", "no emulation is under way");
   const emul = new X86Emulator(vcpu, ctxt);
   if (!emul.decode()) {
-    if (emulationType & EmulType.TRAP_UD) {
+    if (emulationType & (EmulType.TRAP_UD | EmulType.TRAP_UD_FORCED)) {
       kvmQueueException(vcpu, ExcVector.UD);
       return 1;
     }
     return handleEmulationFailure(vcpu);
   }
   if (emulationType & EmulType.TRAP_UD) return emulateTrapUd(vcpu, emul);
+  if (emulationType & EmulType.VMWARE_GP && !isVmwareBackdoorOpcode(emul)) {
+    arch.emulate = null;
+    kvmQueueExceptionE(vcpu, ExcVector.GP, 0);
+    return 1;
+  }
   if (emulationType & EmulType.SKIP) return emulateSkip(vcpu, emul);
   vcpu.stat.insn_emulation++;
 
@@ -429,7 +459,7 @@ export function x86EmulateInstruction(vcpu: KvmVcpu, cr2OrGpa: bigint, emulation
       if (e === ioNeeded) {
         result = "io-needed";
       } else if (e instanceof EmulFault) {
-        emul.writebackRegisters();
+        arch.emulate = null;
         injectEmulatedException(vcpu, e);
         return 1;
       } else {
@@ -449,6 +479,8 @@ export function x86EmulateInstruction(vcpu: KvmVcpu, cr2OrGpa: bigint, emulation
       if (result !== "io-needed") finishInstruction(vcpu, emul, result);
       return 0;
     }
+    // The MSR is userspace's to answer.
+    if (result === "io-needed") return 0;
     if (result === "restart") {
       emul.writebackRegisters();
       continue;
@@ -465,10 +497,26 @@ function finishInstruction(vcpu: KvmVcpu, emul: X86Emulator, result: EmulateResu
   if (result !== "done") return 1;
   emul.writebackRip();
   vcpu.module.ops.setRflags(vcpu, emul.rflags & ~RF);
-  vcpu.module.ops.setInterruptShadow(vcpu, 0);
+  toggleInterruptibility(vcpu, emul.interruptibility);
+  // POPF and its kin may have opened interrupts.
+  if (emul.rflags & ~before & IF) kvmMakeRequest(KvmReq.EVENT, vcpu);
   vcpu.module.host.clock.retire(1);
   return before & TF ? kvmVcpuDoSinglestep(vcpu) : 1;
 }
+
+/** toggle_interruptibility: of two STI or stack-segment loads in a row only the first keeps interrupts off. */
+function toggleInterruptibility(vcpu: KvmVcpu, mask: number): void {
+  const { ops } = vcpu.module;
+  const shadow = ops.getInterruptShadow(vcpu);
+  const next = shadow & mask ? 0 : mask;
+  if (shadow === 0 && next === 0) return;
+  ops.setInterruptShadow(vcpu, next);
+  if (next === 0) kvmMakeRequest(KvmReq.EVENT, vcpu);
+}
+
+/** is_vmware_backdoor_opcode */
+const isVmwareBackdoorOpcode = (emul: X86Emulator): boolean =>
+  ["IN", "OUT", "INS", "OUTS", "RDPMC"].includes(emul.mnemonic);
 
 /** EMULTYPE_SKIP: KVM has done the instruction's work; only RIP goes on. */
 function emulateSkip(vcpu: KvmVcpu, emul: X86Emulator): number {
@@ -483,7 +531,8 @@ function emulateSkip(vcpu: KvmVcpu, emul: X86Emulator): number {
 /** em_hypercall of the other vendor: VMMCALL becomes VMCALL (KVM_X86_QUIRK_FIX_HYPERCALL_INSN); others are #UD. */
 function emulateTrapUd(vcpu: KvmVcpu, emul: X86Emulator): number {
   vcpu.arch.emulate = null;
-  if (emul.mnemonic === "VMMCALL") {
+  const fix = !(vcpu.kvm.arch.disabledQuirks & BigInt(KvmX86Quirk.FIX_HYPERCALL_INSN));
+  if (emul.mnemonic === "VMMCALL" && fix) {
     const t = gvaToGpa(vcpu, kvmGetLinearRip(vcpu), Pferr.WRITE, true);
     if (t.ok && kvmVcpuWriteGuest(vcpu, t.gpa, new Uint8Array([0x0f, 0x01, 0xc1]))) return 1;
   }
@@ -493,7 +542,17 @@ function emulateTrapUd(vcpu: KvmVcpu, emul: X86Emulator): number {
 
 /** handle_emulation_failure: #UD, and for the guest's kernel KVM_EXIT_INTERNAL_ERROR with the instruction's bytes. */
 function handleEmulationFailure(vcpu: KvmVcpu): number {
+  const ctxt = vcpu.arch.emulate;
+  if (ctxt && ctxt.emulationType & EmulType.ALLOW_RETRY_PF && kvmMmuUnprotectGva(vcpu, ctxt.cr2)) {
+    vcpu.arch.emulate = null;
+    return 1;
+  }
   vcpu.stat.insn_emulation_fail++;
+  if (ctxt && ctxt.emulationType & EmulType.VMWARE_GP) {
+    vcpu.arch.emulate = null;
+    kvmQueueExceptionE(vcpu, ExcVector.GP, 0);
+    return 1;
+  }
   if (vcpu.kvm.arch.exitOnEmulationError) {
     prepareEmulationFailureExit(vcpu);
     return 0;

@@ -16,7 +16,7 @@ import { defaultRouting } from "./irqComm";
 import { newMemslotSets } from "./memslots";
 import { kvmMmuUnload } from "./mmu/mmu";
 import { hardwareDisableAll, hardwareEnableAll, type KvmModuleBase } from "./moduleBase";
-import { HOST_TSC_KHZ } from "./pvclock";
+import { HOST_TSC_KHZ, kvmclockOwner, kvmclockSyncFn } from "./pvclock";
 import { KvmReq, kvmCheckRequest } from "./requests";
 import { newKvmVmStat } from "./stats";
 import { KVM_MAX_VCPU_IDS, KVM_MAX_VCPUS, Kvm, type KvmState, KvmVcpu, VcpuMode } from "./types";
@@ -95,7 +95,8 @@ export function kvmCreateVm(module: KvmModuleBase, type: number): Kvm {
   if (type !== 0)
     throw new KvmError("EINVAL", "KVM_CREATE_VM", `machine type ${type}: only KVM_X86_DEFAULT_VM (0) exists`);
   hardwareEnableAll(module);
-  const kvm = new Kvm(module, module.vmList.length, newKvmState(HOST_TSC_KHZ, module.host.clock.now), new KvmIoBuses());
+  const kvm = new Kvm(module, module.nextVmId++, newKvmState(HOST_TSC_KHZ, module.host.clock.now), new KvmIoBuses());
+  module.host.clock.register(kvmclockOwner(kvm), { onClockEvent: () => kvmclockSyncFn(kvm) });
   module.ops.vmInit(kvm);
   module.vmList.push(kvm);
   return kvm;
@@ -180,6 +181,7 @@ export function kvmSchedIn(vcpu: KvmVcpu, cpu: number): void {
     vcpu.module.host.activate(vcpu.state.cpu);
     return;
   }
+  vcpu.module.ops.schedIn(vcpu);
   kvmArchVcpuLoad(vcpu, cpu);
   if (!vcpu.arch.guestFpuLoaded) kvmLoadGuestFpu(vcpu);
 }
@@ -280,7 +282,8 @@ function adjustHaltPoll(vcpu: KvmVcpu, haltNs: number, polled: boolean): void {
   if (polled || kvmArchNoPoll(vcpu)) return;
   const { haltPollNs } = vcpu.state;
   if (haltPollNs > 0 && haltNs > halt_poll_ns) {
-    vcpu.state.haltPollNs = halt_poll_ns_shrink === 0 ? 0 : Math.floor(haltPollNs / halt_poll_ns_shrink);
+    const shrunk = halt_poll_ns_shrink === 0 ? 0 : Math.floor(haltPollNs / halt_poll_ns_shrink);
+    vcpu.state.haltPollNs = shrunk < halt_poll_ns_grow_start ? 0 : shrunk;
   } else if (haltPollNs < halt_poll_ns && haltNs < halt_poll_ns && halt_poll_ns_grow > 0) {
     vcpu.state.haltPollNs = Math.min(Math.max(haltPollNs * halt_poll_ns_grow, halt_poll_ns_grow_start), halt_poll_ns);
   }

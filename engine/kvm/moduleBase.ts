@@ -41,6 +41,8 @@ export class KvmModuleBase {
   readonly config: VmcsConfig;
   readonly features: VmxFeatures;
   readonly vmList: Kvm[] = [];
+  /** Numbers of VMs are not used again: their chips keep their names at the clock. */
+  nextVmId = 0;
   /** General registers of the active processor, whose block lies at the start of the engine's memory. */
   readonly activeGprs: BigUint64Array;
   state: KvmModuleState;
@@ -55,7 +57,7 @@ export class KvmModuleBase {
     this.activeGprs = new BigUint64Array(host.memory.memory.buffer, Off.GPR, 16);
     const hostPageTable = host.allocatePages(1);
     for (const cpu of host.processors) bootHostProcessor(cpu, hostPageTable);
-    this.config = setupVmcsConfig(host.processors[0]);
+    this.config = setupVmcsConfig(host.processors[0], this.params.error_on_inconsistent_vmcs_config);
     this.features = vmxFeatures(this.config, this.params);
     this.state = {
       perCpu: host.processors.map(() => ({

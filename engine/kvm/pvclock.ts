@@ -6,6 +6,7 @@ import { guestPvHas } from "./cpuid";
 import { KvmError } from "./errno";
 import { rdtsc } from "./hostKernel";
 import { KvmFeature } from "./kvmPara";
+import { kvmVcpuKick } from "./kvmMain";
 import { kvmReadGuest, kvmWriteGuest } from "./memslots";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import type { Kvm, KvmVcpu } from "./types";
@@ -264,6 +265,7 @@ export function kvmWriteSystemTime(vcpu: KvmVcpu, data: bigint, oldMsr: boolean,
     arch.bootVcpuRunsOldKvmclock = oldMsr;
   }
   vcpu.arch.pvTime = data;
+  scheduleKvmclockSync(vcpu.kvm);
   kvmMakeRequest(KvmReq.GLOBAL_CLOCK_UPDATE, vcpu);
 }
 
@@ -283,8 +285,27 @@ export function kvmWriteWallClock(kvm: Kvm, address: number): void {
   writeVersion(kvm, address, 0, (odd + 1) >>> 0);
 }
 
-/** KVMCLOCK_SYNC_PERIOD: how often kvmclock_sync_work brings the clocks up to date (kvmclock_periodic_sync). */
-export const KVMCLOCK_SYNC_PERIOD_NS = 300e9;
+/** KVMCLOCK_SYNC_PERIOD: how often kvmclock_sync_work brings the clocks up to date. */
+const KVMCLOCK_SYNC_PERIOD_NS = 300e9;
+
+export const kvmclockOwner = (kvm: Kvm): string => `kvm${kvm.id}.kvmclock`;
+
+/** schedule_delayed_work(kvmclock_sync_work), while a guest uses kvmclock (kvmclock_periodic_sync). */
+function scheduleKvmclockSync(kvm: Kvm): void {
+  const { clock } = kvm.module.host;
+  const used = kvm.vcpus.some((vcpu) => vcpu.arch.pvTime & KVM_MSR_ENABLED);
+  if (!kvm.module.params.kvmclock_periodic_sync || !used) return;
+  clock.schedule(kvmclockOwner(kvm), "sync", clock.now + KVMCLOCK_SYNC_PERIOD_NS);
+}
+
+/** kvmclock_sync_fn and kvmclock_update_fn */
+export function kvmclockSyncFn(kvm: Kvm): void {
+  for (const vcpu of kvm.vcpus) {
+    kvmMakeRequest(KvmReq.CLOCK_UPDATE, vcpu);
+    kvmVcpuKick(vcpu);
+  }
+  scheduleKvmclockSync(kvm);
+}
 
 // --- steal time -------------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ export interface KvmX86Ops {
   vcpuReset(vcpu: KvmVcpu, initEvent: boolean): void;
   vcpuLoad(vcpu: KvmVcpu, cpu: number): void;
   vcpuPut(vcpu: KvmVcpu): void;
+  schedIn(vcpu: KvmVcpu): void;
   prepareSwitchToGuest(vcpu: KvmVcpu): void;
 
   updateExceptionBitmap(vcpu: KvmVcpu): void;

@@ -11,7 +11,8 @@ import { cpuRegisterFile } from "../cpu/register-file";
 import { Activity, Off, Rflags } from "../cpu/state";
 import { cr4Allowed } from "../cpu/system/control-registers";
 import { tripleFaultCause } from "../cpu/system/events";
-import { xcr0Allowed } from "../cpu/system/fpu";
+import { writeMsr } from "../cpu/system/msrs";
+import { xcr0Allowed } from "../cpu/system/xsave";
 import { exitReasonName } from "../cpu/vmx/exit-reasons";
 import { messageOf, SystemApicBus } from "../devices/apic-bus";
 import type { Stateful } from "../devices/chip";
@@ -167,6 +168,17 @@ export class NoAccelerator implements Accelerator {
     board.ports.claim("system control port B", 0x61, 1, this.pit.speakerPort);
     board.mmio.claim("I/O APIC", IO_APIC_BASE, PAGE, this.ioApic);
     for (const bus of this.buses) bus.attach(board);
+  }
+
+  setMsrs(msrs: readonly (readonly [msr: number, value: bigint])[]): void {
+    for (const cpu of this.cpus) for (const [msr, value] of msrs) writeMsr(cpu, msr, value);
+  }
+
+  nmi(): void {
+    for (const apic of this.apics) {
+      apic.setLint(1, true);
+      apic.setLint(1, false);
+    }
   }
 
   start(entry: EntryState): void {

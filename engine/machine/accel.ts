@@ -35,6 +35,10 @@ export interface Accelerator {
   sendMessage(address: number, addressHigh: number, data: number): void;
   /** Called once when the board is there: gives the processors their ports and memory-mapped registers. */
   attach(board: PcBoard): void;
+  /** Gives every processor the MSRs firmware leaves behind. */
+  setMsrs(msrs: readonly (readonly [msr: number, value: bigint])[]): void;
+  /** The NMI button: an edge at LINT1 of every local APIC. */
+  nmi(): void;
   /** Puts the boot processor into the state in which the image starts. */
   start(entry: EntryState): void;
   /** Lets one vCPU run for at most `instructions`. @returns false when all are halted and nothing happened */

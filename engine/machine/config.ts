@@ -42,7 +42,7 @@ export interface MachineConfig {
   /** Further virtio devices: a console (hvc0 to Linux), which then takes what is typed, and a source of random bytes. */
   readonly virtio?: readonly VirtioKind[];
   readonly initrd?: { readonly name: string; readonly bytes: Uint8Array };
-  /** A reset by the guest starts the image again instead of ending the machine. */
+  /** A reset by the guest starts the image again instead of ending the machine; firmware does so unless it is false. */
   readonly reboot?: boolean;
   /** Kernel command line. */
   readonly append: string;

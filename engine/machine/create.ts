@@ -12,6 +12,7 @@ import { NoAccelerator } from "./accel-none";
 import { type MachineConfig, MachineError } from "./config";
 import { resetEntry } from "./entry-state";
 import { firmwareLayout } from "./firmware/layout";
+import { firmwareMsrs } from "./firmware-msrs";
 import { loadImage } from "./loaders/load";
 import type {
   AddressSpace,
@@ -129,6 +130,7 @@ class PcMachine implements Machine {
       this.accel.start(resetEntry(model.leaves.find((leaf) => leaf.leaf === 1)?.eax ?? 0));
     } else {
       this.board.setUpAsFirmware();
+      this.accel.setMsrs(firmwareMsrs(model));
       this.accel.start(loadImage({ memory: this.accel.guestMemory, config, rsdp: this.board.rsdp }));
     }
   }
@@ -171,7 +173,7 @@ class PcMachine implements Machine {
     this.idle = false;
     try {
       for (;;) {
-        if (this.ending?.kind === "reset" && this.config.reboot) {
+        if (this.ending?.kind === "reset" && (this.config.reboot ?? this.board.firmware !== null)) {
           this.restart();
           return;
         }
@@ -220,6 +222,11 @@ class PcMachine implements Machine {
   serialInput(bytes: Uint8Array): void {
     this.idle = false;
     this.board.receive(bytes);
+  }
+
+  nmi(): void {
+    this.idle = false;
+    this.accel.nmi();
   }
 
   readMemory(space: AddressSpace, vcpu: number, address: bigint, length: number): Uint8Array {

@@ -27,7 +27,7 @@ import { SMBIOS_BASE, smbiosTables } from "./smbios";
 import { VirtioDevices } from "./virtio";
 
 /** 2000-01-01 00:00:00 UTC: what the real-time clock says when a machine starts. */
-const RTC_START = 946_684_800;
+export const RTC_START = 946_684_800;
 
 export interface BoardOutside {
   readonly clock: VirtualClock;

@@ -329,6 +329,7 @@ export class FakeMachine implements Machine {
   stopAfter(vcpu: number, count: number): void {
     this.vcpus[vcpu].stopAt = count === 0 ? -1 : this.vcpus[vcpu].retired + count;
   }
+  nmi(): void {}
   diskChanges(): [] {
     return [];
   }

@@ -179,7 +179,7 @@ test("REP MOVSD from RAM to MMIO writes every item in order and ends with ECX 0 
 
 test("an instruction the emulator does not know ends in KVM_EXIT_INTERNAL_ERROR with its bytes (api.rst, KVM_INTERNAL_ERROR_EMULATION)", () => {
   const vm = new TestVm([
-    0x0f, 0x01, 0x15, 0x00, 0x00, 0x00, 0xe0, // lgdt [0xe0000000]
+    0x0f, 0x02, 0x05, 0x00, 0x00, 0x00, 0xe0, // lar eax, [0xe0000000]
   ]);
   vm.protectedMode();
   const exit = vm.run();
@@ -187,7 +187,7 @@ test("an instruction the emulator does not know ends in KVM_EXIT_INTERNAL_ERROR 
   expect(exit.internal.suberror).toBe(KvmInternalError.EMULATION);
   expect(exit.internal.data[0]).toBe(1n);
   // insn_size (15 bytes were fetched), then the bytes
-  expect(exit.internal.data[1]).toBe(0xe000_0000_1501_0f0fn);
+  expect(exit.internal.data[1]).toBe(0xe000_0000_0502_0f0fn);
 });
 
 test("CPUID answers from KVM_SET_CPUID2, the KVM signature at 0x40000000 (cpuid.rst)", () => {

@@ -75,7 +75,7 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 echo "${INIT_LINE}"
 [ -x /start ] && . /start
-setsid cttyhack sh
+setsid cttyhack sh -i
 poweroff -f
 `;
 

@@ -185,7 +185,40 @@ export class VcpuCode implements CodeCache {
     const lo = Number(linear & MASK32) | 0;
     store.enterItlb(lo, Number(linear >> 32n) | 0, this.context, page.table);
     const there = i32[(page.table >> 2) + offset];
-    return there !== 0 ? there : this.decodeRun(page, offset, rip);
+    if (there !== 0) return there;
+    return this.decodeInPlace(page, offset, rip) ? i32[(page.table >> 2) + offset] : this.decodeRun(page, offset, rip);
+  }
+
+  /**
+   * Decodes an instruction whose bytes have changed into the record it had.
+   * @returns whether that could be done: the new instruction must be as long as the old one
+   */
+  private decodeInPlace(page: CodePage, offset: number, rip: bigint): boolean {
+    const stale = page.stale.get(offset);
+    const { store, scratch } = this;
+    if (!stale || stale.length === 0 || store.stopsAt(page, offset)) return false;
+    const { u8 } = store.memory;
+    const length = decode(u8, page.host + offset, page.host + 4096, codeWidth(this.mode), scratch);
+    if (length !== stale.length || this.faultOf(length, rip) !== 0) return false;
+    const { record } = stale;
+    this.write(record, 0, rip);
+    if (scratch.operands[0].kind === OperandKind.RELATIVE) {
+      this.link(page, record, branchTarget(scratch, rip, this.mode === CodeMode.LONG64));
+    }
+    this.enter(page, offset, record);
+    return true;
+  }
+
+  /** Puts a record into its page's table, and tells whoever waited for it. */
+  private enter(page: CodePage, offset: number, record: number): void {
+    const { i32 } = this.store.memory;
+    i32[(page.table >> 2) + offset] = record;
+    for (const waiting of page.waiting.get(offset) ?? []) i32[(waiting + Rec.LINK) >> 2] = record;
+    page.waiting.delete(offset);
+    const stale = page.stale.get(offset);
+    if (!stale) return;
+    if (stale.record !== record) i32[(stale.record + Rec.LINK) >> 2] = record;
+    page.stale.delete(offset);
   }
 
   /** Decodes from `offset` on until control leaves for good, the page ends, or known code is reached. */
@@ -236,11 +269,7 @@ export class VcpuCode implements CodeCache {
       }
     }
     store.shrink(at + RECORD_SIZE);
-    for (const [o, record] of begun) {
-      i32[table + o] = record;
-      for (const waiting of page.waiting.get(o) ?? []) i32[(waiting + Rec.LINK) >> 2] = record;
-      page.waiting.delete(o);
-    }
+    for (const [o, record] of begun) this.enter(page, o, record);
     if (cpu.state.base !== 0) throw new Error("code is decoded for the running vCPU only");
     return first;
   }

@@ -8,6 +8,7 @@
  */
 import { CODE_ARENA_BASE, CODE_ARENA_SIZE, ITLB_BASE, ITLB_ENTRIES, ITLB_ENTRY_SIZE } from "../../memory/layout";
 import type { PhysicalMemory } from "../../memory/physical";
+import { Key, Rec } from "../interpreter/record";
 import type { Instruction } from "../isa/instruction";
 import type { CodeMode } from "../state";
 
@@ -32,6 +33,14 @@ export interface CodePage extends CodePageKey {
   readonly table: number;
   /** Records whose LINK waits for the instruction at an offset of this page to be decoded. */
   readonly waiting: Map<number, number[]>;
+  /** By offset: records whose bytes have changed. They lead to wherever the place is decoded anew. */
+  readonly stale: Map<number, StaleRecord>;
+}
+
+export interface StaleRecord {
+  readonly record: number;
+  /** Length of the instruction it was, or 0 where it was none and its place cannot be used again. */
+  readonly length: number;
 }
 
 /** Code decoded from one physical page. */
@@ -40,6 +49,15 @@ interface FrameCode {
   readonly bytes: Uint32Array;
   pages: CodePage[];
 }
+
+/**
+ * After so many changes to the code of one frame, single instructions are forgotten instead of the whole frame, for so many
+ * changes: programs that patch themselves do not stop doing so.
+ */
+const DROPS_BEFORE_PATCHING = 4;
+const PATCHES_BEFORE_DROP = 256;
+const LONGEST_PATCH = 16;
+const LONGEST_INSTRUCTION = 15;
 
 /** The arena is full: everything has been forgotten, and whoever was decoding starts again. */
 export class ArenaFlushed {}
@@ -60,8 +78,12 @@ export class CodeStore {
   private readonly frames = new Map<number, FrameCode>();
   /** Code pages by the host offset of their table. */
   private readonly byTable = new Map<number, CodePage>();
+  /** Changes of each frame's code since it was last forgotten for good. */
+  private readonly changes = new Map<number, number>();
   /** Told of every code page that is forgotten. */
   onForget: (page: CodePage) => void = () => {};
+  /** Told of a page some of whose records become stale: all of them must be as they were decoded. */
+  onPatch: (page: CodePage) => void = () => {};
   private readonly i32: Int32Array;
   private next = CODE_ARENA_BASE;
   private readonly end = CODE_ARENA_BASE + CODE_ARENA_SIZE;
@@ -85,6 +107,7 @@ export class CodeStore {
     for (const page of this.byTable.values()) this.onForget(page);
     this.byTable.clear();
     this.frames.clear();
+    this.changes.clear();
     this.instructions = [];
     this.next = CODE_ARENA_BASE;
     this.generation++;
@@ -160,7 +183,7 @@ export class CodeStore {
       this.frames.set(frame, code);
       fresh();
     }
-    const page: CodePage = { ...key, frame, host, table, waiting: new Map() };
+    const page: CodePage = { ...key, frame, host, table, waiting: new Map(), stale: new Map() };
     code.pages.push(page);
     this.byTable.set(table, page);
     return page;
@@ -215,7 +238,45 @@ export class CodeStore {
     const end = pa + length;
     for (let at = pa; at < end; at = (Math.floor(at / 4096) + 1) * 4096) {
       const part = Math.min(end - at, 4096 - (at % 4096));
-      if (this.touches(at, part)) this.dropFrame(Math.floor(at / 4096));
+      if (this.touches(at, part)) this.change(Math.floor(at / 4096), at % 4096, part);
+    }
+  }
+
+  /** Decoded bytes of a frame have changed. */
+  private change(frame: number, first: number, length: number): void {
+    const count = (this.changes.get(frame) ?? 0) + 1;
+    this.changes.set(frame, count);
+    // An instruction of the page before may end in the first bytes.
+    const patch = count > DROPS_BEFORE_PATCHING && length <= LONGEST_PATCH && first >= LONGEST_INSTRUCTION;
+    if (!patch || count > DROPS_BEFORE_PATCHING + PATCHES_BEFORE_DROP) {
+      if (patch) this.changes.set(frame, DROPS_BEFORE_PATCHING);
+      this.dropFrame(frame);
+      return;
+    }
+    for (const page of this.frames.get(frame)?.pages ?? []) this.patch(page, first, length);
+    this.generation++;
+  }
+
+  /** Makes stale what was decoded from some bytes of a page. */
+  private patch(page: CodePage, first: number, length: number): void {
+    this.onPatch(page);
+    for (let offset = first - LONGEST_INSTRUCTION + 1; offset < first + length; offset++) {
+      const at = (page.table >> 2) + offset;
+      const record = this.i32[at];
+      if (record === 0) continue;
+      const key = this.i32[(record + Rec.KEY) >> 2];
+      const plain = key !== Key.BREAK && key !== Key.CROSS;
+      const size = plain ? this.memory.u8[record + Rec.LENGTH] : 0;
+      if (offset + (size || LONGEST_INSTRUCTION) <= first) continue;
+      this.i32[at] = 0;
+      for (const list of page.waiting.values()) {
+        const place = list.indexOf(record);
+        if (place >= 0) list.splice(place, 1);
+      }
+      // Everything else stays as it is: the instruction may be the one that has just made the change.
+      this.i32[(record + Rec.KEY) >> 2] = Key.GOTO;
+      this.i32[(record + Rec.LINK) >> 2] = 0;
+      page.stale.set(offset, { record, length: size });
     }
   }
 

@@ -5,6 +5,7 @@ import { branchTarget } from "../code/record-writer";
 import { type Instruction, NO_REG, RIP_BASE } from "../isa/instruction";
 import { type AddressSegment, Context, type MemoryAccess, type Reference } from "../isa/semantics/context";
 import type { Size, Value } from "../isa/semantics/expressions";
+import { Form } from "../isa/semantics/shape";
 import type { Vector } from "../isa/semantics/vector-expressions";
 import { CpuState, Off, SegPart, type SimdAccess } from "../state";
 import { FlagOperation } from "./flag-kind";
@@ -85,6 +86,7 @@ export class RegionContext extends Context {
   }
 
   override setXmm(register: number, half: 0 | 1, value: Vector): void {
+    if (half === 0) this.region.numbersIn.delete(register);
     value.push();
     this.f.set(this.region.writtenVectorRegister(register, half));
   }
@@ -123,7 +125,30 @@ export class RegionContext extends Context {
   }
 
   override quickFloat(): Value {
-    return this.variableOf(this.region.quickFloat(), 4);
+    return this.region.isQuick ? this.constant(4, 1) : this.variableOf(this.region.quickFloat(), 4);
+  }
+
+  /** One look a block will do. */
+  override needQuickFloat(): Value {
+    if (!this.region.isQuick) {
+      this.if(this.isZero(this.quickFloat()), () => this.giveUp());
+      this.region.isQuick = true;
+    }
+    return this.constant(4, 1);
+  }
+
+  override knowsNumber(index: number, bits: 32 | 64): boolean {
+    return this.form(index) === Form.VECTOR && this.region.numbersIn.get(this.instruction.operands[index].reg) === bits;
+  }
+
+  override noteNumber(index: number, bits: 32 | 64): void {
+    if (this.form(index) === Form.VECTOR) this.region.numbersIn.set(this.instruction.operands[index].reg, bits);
+  }
+
+  override copyNumber(to: number, from: number): void {
+    if (this.form(to) !== Form.VECTOR || this.form(from) !== Form.VECTOR) return;
+    const bits = this.region.numbersIn.get(this.instruction.operands[from].reg);
+    if (bits !== undefined) this.noteNumber(to, bits);
   }
 
   override immediate(size: Size): Value {

@@ -52,6 +52,9 @@ export class RegionFunction {
   readonly compute: number;
   /** Kinds of vector instructions that the present block has checked already. */
   readonly checkedSimd = new Set<SimdAccess>();
+  /** In the present block: MXCSR is known to allow the quick way; registers whose lane 0 is known to be a plain number. */
+  isQuick = false;
+  readonly numbersIn = new Map<number, 32 | 64>();
   /** What is known of the flags at this point; null: their kind is in its local. */
   known: KnownFlags | null = null;
 
@@ -277,6 +280,8 @@ export class RegionFunction {
     const count = instructions.length;
     this.known = null;
     this.checkedSimd.clear();
+    this.numbersIn.clear();
+    this.isQuick = false;
     this.loopLabel = f.loop();
     const budget = this.variable(this.budget, 4);
     e.if(e.ltU(budget, e.constant(4, count)), () => this.leaveAt(instructions[0], 0));

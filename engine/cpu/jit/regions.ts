@@ -72,6 +72,10 @@ export class Regions {
     readonly tuning: RegionTuning = DEFAULT_TUNING,
   ) {
     store.onForget = (page) => this.forget(page);
+    store.onPatch = (page) => {
+      const heat = this.heat.get(page);
+      if (heat) this.retire(heat);
+    };
   }
 
   /** The program was seen at a linear address, between two instructions. */

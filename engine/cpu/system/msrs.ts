@@ -218,9 +218,9 @@ const PRED_CMD_BITS = 1n;
 /**
  * IA32_ARCH_CAPABILITIES: nothing is speculated on, so that this processor has none of the weaknesses: RDCL (0), enhanced
  * IBRS (1), L1D flush on entry not needed (3), SSB (4), MDS (5), page-size-change machine check (6), TAA (8), SBDR, FBSDP
- * and PSDP (13 to 15), BHI (20), post-barrier RSB (24), GDS (26), RFDS (27).
+ * and PSDP (13 to 15), BHI (20), post-barrier RSB (24), GDS (26), RFDS (27), ITS (62).
  */
-const ARCH_CAPABILITIES = [0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27].reduce(
+const ARCH_CAPABILITIES = [0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27, 62].reduce(
   (v, bit) => v | (1n << BigInt(bit)),
   0n,
 );

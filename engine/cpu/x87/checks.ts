@@ -1,6 +1,6 @@
 /** Conditions under which x87, MMX and SSE instructions raise #NM, #UD or #MF (SDM 3A 2.5, tables 2-2 and 9-3; SDM 1 8.7). */
 import { type Cpu, CpuFault, Vector } from "../cpu";
-import { Off } from "../state";
+import { Off, Rflags } from "../state";
 import { Fsw } from "./stack";
 
 const CR0_MP = 1 << 1;
@@ -22,13 +22,16 @@ export function checkWait(cpu: Cpu): void {
 
 /**
  * Waiting x87 and MMX instructions: #MF for an unmasked exception that is still pending (SDM 1 8.7). Without CR0.NE the
- * processor asserts FERR#, which the board may turn into interrupt 13, and goes on as with IGNNE# (SDM 1 8.7.1).
+ * processor asserts FERR# instead, which PC boards turn into interrupt 13, and waits for it; where none can come, it goes on
+ * as with IGNNE# (SDM 1 8.7.1, 3A 2.5).
+ * @returns true when an interrupt has to be taken before the instruction can run
  */
-export function checkPendingX87(cpu: Cpu): void {
+export function checkPendingX87(cpu: Cpu): boolean {
   const { state } = cpu;
-  if ((state.view.getUint16(state.base + Off.FSW, true) & Fsw.ES) === 0) return;
+  if ((state.view.getUint16(state.base + Off.FSW, true) & Fsw.ES) === 0) return false;
   if (state.lo(Off.CR0) & CR0_NE) throw new CpuFault(Vector.MF);
   cpu.bus.floatError?.();
+  return (state.u32(Off.FLAGS_REST) & Rflags.IF) !== 0 && cpu.interrupts.pending() >= 0;
 }
 
 /** MMX instructions: #UD with CR0.EM, #NM with CR0.TS. */

@@ -207,8 +207,7 @@ const fnclex = controlling(false, ({ state }) => {
 
 const fwait: SystemHandler = (cpu) => {
   checkWait(cpu);
-  checkPendingX87(cpu);
-  return Next.SEQUENTIAL;
+  return checkPendingX87(cpu) ? Next.JUMP_ATTENTION : Next.SEQUENTIAL;
 };
 
 export const controlHandlers: Readonly<Record<string, SystemHandler>> = {

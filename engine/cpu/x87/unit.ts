@@ -121,7 +121,7 @@ export const computing =
   (operation: X87Operation): SystemHandler =>
   (cpu, instruction) => {
     checkX87(cpu);
-    checkPendingX87(cpu);
+    if (checkPendingX87(cpu)) return Next.JUMP_ATTENTION;
     operation(cpu, instruction);
     remember(cpu, instruction);
     return Next.SEQUENTIAL;
@@ -132,7 +132,7 @@ export const controlling =
   (waits: boolean, operation: X87Operation): SystemHandler =>
   (cpu, instruction) => {
     checkX87(cpu);
-    if (waits) checkPendingX87(cpu);
+    if (waits && checkPendingX87(cpu)) return Next.JUMP_ATTENTION;
     operation(cpu, instruction);
     return Next.SEQUENTIAL;
   };

@@ -31,27 +31,35 @@ export interface FrameRow {
 }
 
 /** A damaged table. */
-class FrameError extends Error {
+export class FrameError extends Error {
   override readonly name = "FrameError";
 }
 
 /** Reads numbers of a section one after the other. */
 export class FrameReader {
   private readonly view: DataView;
+  private readonly end: number;
+
   constructor(
     readonly bytes: Uint8Array,
     public at: number,
-    readonly end: number,
+    end: number,
   ) {
+    this.end = Math.min(end, bytes.length);
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
+  /** Where the reading ends. */
+  get last(): number {
+    return this.end;
+  }
   get more(): boolean {
     return this.at < this.end;
   }
   private take(length: number): number {
     const { at } = this;
-    if (at + length > this.end) throw new FrameError(`the frame table ends at ${this.end}, inside an entry`);
+    if (at < 0 || !(length >= 0 && at + length <= this.end))
+      throw new FrameError(`the frame table ends at ${this.end}, inside an entry`);
     this.at += length;
     return at;
   }
@@ -111,6 +119,7 @@ interface Cie {
   readonly codeAlign: bigint;
   readonly dataAlign: bigint;
   readonly returnRegister: number;
+  readonly pointer: 4 | 8;
   readonly encoding: number;
   readonly augmented: boolean;
   readonly signal: boolean;
@@ -130,27 +139,37 @@ const DW_EH_PE_OMIT = 0xff;
 const DW_EH_PE_PCREL = 0x10;
 const FORM_SIZES: Readonly<Record<number, number>> = { 2: 2, 3: 4, 4: 8, 10: 2, 11: 4, 12: 8 };
 
-function encoded(reader: FrameReader, encoding: number, table: FrameTable, plain = false): bigint {
+function encoded(
+  reader: FrameReader,
+  encoding: number,
+  table: FrameTable,
+  pointer: 4 | 8 = table.pointer,
+  plain = false,
+): bigint {
   const at = table.address + BigInt(reader.at);
   const form = encoding & 0xf;
   const size = FORM_SIZES[form];
   let value: bigint;
-  if (form === 0) value = reader.uint(table.pointer);
+  if (form === 0) value = reader.uint(pointer);
   else if (form === 1) value = reader.uleb();
   else if (form === 9) value = reader.sleb();
   else if (size === undefined) throw new FrameError(`the pointer encoding 0x${encoding.toString(16)} is unknown`);
   else value = form >= 8 ? reader.sint(size) : reader.uint(size);
   if (plain) return value;
   const relative = (encoding & 0x70) === DW_EH_PE_PCREL;
-  const mask = table.pointer === 8 ? 64 : 32;
+  const mask = pointer === 8 ? 64 : 32;
   return BigInt.asUintN(mask, relative ? value + at : value + table.slide);
 }
+
+/** Column of the return address, and with it the width of addresses (x86-64 psABI figure 3.36; i386 psABI table 2.14). */
+const RETURN_REGISTERS: Readonly<Record<number, 4 | 8>> = { 8: 4, 16: 8 };
 
 function readCie(table: FrameTable, reader: FrameReader): Cie {
   const version = reader.u8();
   if (![1, 3, 4].includes(version)) throw new FrameError(`frame information of version ${version} is unknown`);
   const augmentation = reader.text();
-  if (version === 4) reader.block(2);
+  // Address size, and the size of segment selectors, which x86 has none of here.
+  const addresses = version === 4 ? reader.block(2)[0] : 0;
   const codeAlign = reader.uleb();
   const dataAlign = reader.sleb();
   const returnRegister = version === 1 ? reader.u8() : Number(reader.uleb());
@@ -162,12 +181,16 @@ function readCie(table: FrameTable, reader: FrameReader): Cie {
     for (const letter of augmentation.slice(1)) {
       if (letter === "R") encoding = reader.u8();
       else if (letter === "L") reader.u8();
-      else if (letter === "P") encoded(reader, reader.u8(), table, true);
+      else if (letter === "P") encoded(reader, reader.u8(), table, table.pointer, true);
       else if (letter === "S") signal = true;
     }
     reader.at = end;
   } else if (augmentation !== "") throw new FrameError(`the augmentation "${augmentation}" is unknown`);
-  return { codeAlign, dataAlign, returnRegister, encoding, augmented, signal, instructions: [reader.at, reader.end] };
+  // 64-bit code inside an ELF32 file says so by the number of its return address.
+  const byRegister = RETURN_REGISTERS[returnRegister] ?? table.pointer;
+  const pointer = addresses === 4 || addresses === 8 ? addresses : byRegister;
+  const instructions = [reader.at, reader.last] as const;
+  return { codeAlign, dataAlign, returnRegister, pointer, encoding, augmented, signal, instructions };
 }
 
 /** All entries of a section. A damaged entry ends it; what was read before it counts. */
@@ -207,11 +230,11 @@ function readTable(table: FrameTable): Fde[] {
       const isCie = table.kind === "eh" ? id === 0n : id === (wide ? 0xffff_ffff_ffff_ffffn : 0xffff_ffffn);
       if (isCie) continue;
       const cie = cieAt(table.kind === "eh" ? idAt - Number(id) : Number(id));
-      const from = encoded(reader, cie.encoding, table);
-      const length = encoded(reader, cie.encoding & 0xf, table, true);
+      const from = encoded(reader, cie.encoding, table, cie.pointer);
+      const length = encoded(reader, cie.encoding & 0xf, table, cie.pointer, true);
       if (cie.augmented) reader.block(Number(reader.uleb()));
       if (cie.encoding !== DW_EH_PE_OMIT && length > 0n)
-        list.push({ table, cie, from, to: from + length, instructions: [reader.at, reader.end] });
+        list.push({ table, cie, from, to: from + length, instructions: [reader.at, reader.last] });
     }
   } catch (error) {
     if (!(error instanceof FrameError)) throw error;
@@ -224,7 +247,7 @@ interface State {
   rules: Map<number, RegisterRule>;
 }
 
-/** Runs call frame instructions (DWARF 5, 6.4.2) up to an address. @returns false when the row is complete */
+/** Runs call frame instructions (DWARF 5, 6.4.2) up to an address. */
 function run(
   fde: Fde,
   [from, to]: readonly [number, number],
@@ -266,7 +289,7 @@ function run(
       case 0x00:
         break;
       case 0x01:
-        location = encoded(reader, cie.encoding, table);
+        location = encoded(reader, cie.encoding, table, cie.pointer);
         break;
       case 0x02:
       case 0x03:
@@ -381,7 +404,7 @@ export class FrameTables {
       if (error instanceof FrameError) return undefined;
       throw error;
     }
-    const { returnRegister, signal } = fde.cie;
-    return { ...state, returnRegister, signal, pointer: fde.table.pointer, from: fde.from, to: fde.to };
+    const { returnRegister, signal, pointer } = fde.cie;
+    return { ...state, returnRegister, signal, pointer, from: fde.from, to: fde.to };
   }
 }

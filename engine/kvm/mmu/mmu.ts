@@ -26,6 +26,7 @@ import {
   shadowMmuUnload,
   shadowPageFault,
   shadowRootsObsolete,
+  shadowUnprotectGva,
 } from "./shadowMmu";
 import { trackShadowWrite, zapAllShadowPages } from "./shadowPages";
 import { describeShadowSpte } from "./shadowSpte";
@@ -113,6 +114,10 @@ export function kvmMmuInvlpg(vcpu: KvmVcpu, gva: bigint): void {
   if (!tdpEnabled(vcpu.kvm)) shadowMmuInvlpg(vcpu, gva);
   vcpu.module.ops.flushTlbGva(vcpu, gva);
 }
+
+/** reexecute_instruction: see shadowUnprotectGva. */
+export const kvmMmuUnprotectGva = (vcpu: KvmVcpu, gva: bigint): boolean =>
+  !tdpEnabled(vcpu.kvm) && shadowUnprotectGva(vcpu, gva);
 
 /** kvm_mmu_track_write: KVM has written guest memory that may hold page tables. */
 export function kvmMmuTrackWrite(kvm: Kvm, gpa: number, length: number): void {

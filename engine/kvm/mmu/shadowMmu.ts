@@ -310,7 +310,10 @@ function childOf(vcpu: KvmVcpu, at: number, gfn: number, role: ShadowRole): Shad
       sp.role.direct === role.direct &&
       sp.role.access === role.access &&
       sp.role.quadrant === role.quadrant;
-    if (sp && same) return sp;
+    if (sp && same) {
+      sp.writeFlooding = 0;
+      return sp;
+    }
     kvmFlushRemoteTlbs(kvm);
   }
   const sp = getShadowPage(kvm, gfn, role);
@@ -382,7 +385,7 @@ function mapLeaf(vcpu: KvmVcpu, fault: ShadowFault, walker: GuestWalker | null):
   if (at < 0) return RetPf.RETRY;
   if (writable && fault.access & Acc.WRITE && isShadowedGfn(kvm, fault.gfn)) {
     // The guest's page tables are read through this entry; the first write decides what becomes of their shadows.
-    writable = fault.write && !isSelfMapped(walker, fault.gfn) && letWrite(vcpu, fault.gfn);
+    writable = fault.write && !isSelfMapped(walker, fault.gfn) && tryToUnsyncPages(kvm, fault.gfn);
     // Letting go of a table may have unlinked the one this entry is in.
     if (!stillLinked(vcpu, fault.gva, at)) return RetPf.RETRY;
   }
@@ -395,8 +398,17 @@ function mapLeaf(vcpu: KvmVcpu, fault: ShadowFault, walker: GuestWalker | null):
   return old === spte ? RetPf.SPURIOUS : RetPf.FIXED;
 }
 
-const letWrite = (vcpu: KvmVcpu, gfn: number): boolean =>
-  tryToUnsyncPages(vcpu.kvm, gfn) || unprotectShadowedGfn(vcpu.kvm, gfn);
+/**
+ * kvm_mmu_unprotect_gfn_and_retry: an instruction the emulator does not know writes a page table; with the shadow gone the
+ * guest can write it itself.
+ * @returns whether trying again makes sense
+ */
+export function shadowUnprotectGva(vcpu: KvmVcpu, gva: bigint): boolean {
+  const t = walkAddr(vcpu, pagingOf(vcpu), gva, -1, false);
+  if (!t.ok) return false;
+  const gfn = Math.floor(t.gpa / PAGE_SIZE);
+  return isShadowedGfn(vcpu.kvm, gfn) && unprotectShadowedGfn(vcpu.kvm, gfn);
+}
 
 function stillLinked(vcpu: KvmVcpu, gva: bigint, at: number): boolean {
   const walk = shadowGetWalk(vcpu, gva);

@@ -34,6 +34,8 @@ export interface ShadowPage {
   rootCount: number;
   /** The guest may write the table behind it; entries can be stale until the next synchronisation. */
   unsync: boolean;
+  /** Writes of the guest's since the table was last walked (write_flooding_count). */
+  writeFlooding: number;
   /** Nobody may find it any more; it goes when the last root lets go of it. */
   invalid: boolean;
 }
@@ -64,6 +66,8 @@ export interface ShadowMmuState {
 const MAX_SHADOW_PAGES = 4096;
 /** BATCH_ZAP_PAGES of make_mmu_pages_available, generously. */
 const RECLAIM = 256;
+/** Writes in a row after which a table is no longer worth shadowing (detect_write_flooding). */
+const WRITE_FLOOD = 3;
 const ENTRIES = 512;
 
 export function shadowState(kvm: Kvm): ShadowMmuState {
@@ -112,6 +116,7 @@ export function getShadowPage(kvm: Kvm, gfn: number, role: ShadowRole): ShadowPa
     gfns: role.level === 1 ? new Int32Array(ENTRIES).fill(-1) : null,
     rootCount: 0,
     unsync: false,
+    writeFlooding: 0,
     invalid: false,
   };
   state.pages.set(sp.spt, sp);
@@ -269,10 +274,16 @@ export function tryToUnsyncPages(kvm: Kvm, gfn: number): boolean {
   const state = shadowState(kvm);
   const list = state.byGfn.get(gfn);
   if (!list) return true;
-  const tables = list.map((spt) => state.pages.get(spt)).filter((sp) => sp && !sp.invalid && !sp.role.direct);
-  if (tables.some((sp) => sp && sp.role.level > 1)) return false;
-  for (const sp of tables) {
-    if (!sp || sp.unsync) continue;
+  for (const spt of [...list]) {
+    const sp = state.pages.get(spt);
+    if (!sp || sp.invalid || sp.role.direct || sp.role.level === 1) continue;
+    // A table that nothing leads to any more is most likely no table any more.
+    if (sp.parents.length > 0 || sp.rootCount > 0) return false;
+    zapShadowPage(kvm, sp);
+  }
+  for (const spt of list) {
+    const sp = state.pages.get(spt);
+    if (!sp || sp.invalid || sp.role.direct || sp.unsync) continue;
     sp.unsync = true;
     state.unsync.add(sp.spt);
     kvm.state.stat.mmu_unsync++;
@@ -308,6 +319,12 @@ export function trackShadowWrite(kvm: Kvm, gpa: number, length: number): void {
   for (const spt of [...list]) {
     const sp = state.pages.get(spt);
     if (!sp || sp.role.direct) continue;
+    if (sp.role.level > 1 && ++sp.writeFlooding >= WRITE_FLOOD && sp.rootCount === 0) {
+      zapShadowPage(kvm, sp);
+      kvm.state.stat.mmu_flooded++;
+      changed = true;
+      continue;
+    }
     const legacy = isLegacyMode(sp.role.mode);
     const size = legacy ? 4 : 8;
     for (let i = Math.floor(first / size); i * size < first + length && i < 4096 / size; i++) {

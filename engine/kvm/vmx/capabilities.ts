@@ -132,8 +132,19 @@ function adjustVmxControls(cpu: Cpu, required: number, optional: number, msr: nu
   return ctl >>> 0;
 }
 
-/** @throws VmxUnsupported when a required control is missing */
-export function setupVmcsConfig(cpu: Cpu): VmcsConfig {
+/** Controls of entry and exit that belong together. */
+const VMCS_ENTRY_EXIT_PAIRS = [
+  [VmEntryControl.LOAD_IA32_PERF_GLOBAL_CTRL, VmExitControl.LOAD_IA32_PERF_GLOBAL_CTRL],
+  [VmEntryControl.LOAD_IA32_PAT, VmExitControl.LOAD_IA32_PAT],
+  [VmEntryControl.LOAD_IA32_EFER, VmExitControl.LOAD_IA32_EFER],
+  [VmEntryControl.LOAD_BNDCFGS, VmExitControl.CLEAR_BNDCFGS],
+] as const;
+
+/**
+ * @param errorOnInconsistent a control that only entry or only exit has makes the processor unfit; otherwise neither is used
+ * @throws VmxUnsupported when a required control is missing
+ */
+export function setupVmcsConfig(cpu: Cpu, errorOnInconsistent = true): VmcsConfig {
   let cpuBased = adjustVmxControls(cpu, CPU_REQUIRED, CPU_OPTIONAL, VmxMsr.PROCBASED_CTLS, "primary controls");
   const secondary =
     cpuBased & CpuBased.ACTIVATE_SECONDARY_CONTROLS
@@ -150,14 +161,24 @@ export function setupVmcsConfig(cpu: Cpu): VmcsConfig {
   // With a TPR shadow CR8 needs no exits.
   if (cpuBased & CpuBased.TPR_SHADOW) cpuBased &= ~(CpuBased.CR8_LOAD_EXITING | CpuBased.CR8_STORE_EXITING);
   const basic = capability(cpu, VmxMsr.BASIC);
+  let exit = adjustVmxControls(cpu, EXIT_REQUIRED, EXIT_OPTIONAL, VmxMsr.EXIT_CTLS, "VM-exit controls");
+  let entry = adjustVmxControls(cpu, ENTRY_REQUIRED, ENTRY_OPTIONAL, VmxMsr.ENTRY_CTLS, "VM-entry controls");
+  for (const [entryControl, exitControl] of VMCS_ENTRY_EXIT_PAIRS) {
+    if (((entry & entryControl) === 0) === ((exit & exitControl) === 0)) continue;
+    if (errorOnInconsistent) {
+      throw new VmxUnsupported(`VM-entry and VM-exit controls disagree (0x${entryControl.toString(16)})`);
+    }
+    entry &= ~entryControl;
+    exit &= ~exitControl;
+  }
   return {
     revisionId: Number(basic & 0x7fffffffn),
     basic,
     pinBasedExecCtrl: adjustVmxControls(cpu, PIN_REQUIRED, PIN_OPTIONAL, VmxMsr.PINBASED_CTLS, "pin-based controls"),
     cpuBasedExecCtrl: cpuBased >>> 0,
     cpuBased2ndExecCtrl: secondaryExec >>> 0,
-    vmexitCtrl: adjustVmxControls(cpu, EXIT_REQUIRED, EXIT_OPTIONAL, VmxMsr.EXIT_CTLS, "VM-exit controls"),
-    vmentryCtrl: adjustVmxControls(cpu, ENTRY_REQUIRED, ENTRY_OPTIONAL, VmxMsr.ENTRY_CTLS, "VM-entry controls"),
+    vmexitCtrl: exit >>> 0,
+    vmentryCtrl: entry >>> 0,
     misc: capability(cpu, VmxMsr.MISC),
     eptVpidCap: capability(cpu, VmxMsr.EPT_VPID_CAP),
   };

@@ -19,13 +19,17 @@ import {
   kvmRegisterWrite,
   kvmRegRead32,
   kvmRegWrite32,
+  kvmRipRead,
+  kvmRipWrite,
 } from "../kvmCacheRegs";
+import { kvmReadGuest } from "../memslots";
 import { Pferr } from "../mmu/fault";
 import { kvmHandlePageFault, kvmMmuInvlpg, kvmMmuPageFault } from "../mmu/mmu";
+import { gvaToGpa } from "../mmu/pagingTmpl";
 import { kvmEmulateRdmsr, kvmEmulateWrmsr } from "../msrFilter";
 import { KvmReq, kvmMakeRequest } from "../requests";
 import { type KvmVcpu, VcpuReg } from "../types";
-import { KvmExit, KvmGuestdbg, KvmInternalError } from "../uapi";
+import { KVM_X86_DISABLE_EXITS, KvmExit, KvmGuestdbg, KvmInternalError } from "../uapi";
 import { KvmDebugreg, kvmGetDr, kvmSetDr } from "../x86Debug";
 import {
   ExcVector,
@@ -47,7 +51,7 @@ import { handlePmlFull, vmxFlushPmlBuffer } from "./pml";
 import { handleInvalidGuestState, handleRmodeException, isRmodeException } from "./rmode";
 import { vmxGetCpl } from "./segments";
 import { controlsClearBit, loadedCpu, vmcsRead, vmcsRead32, vmcsSetBits, vmcsWrite } from "./vmcs";
-import { GuestIntrState, vmxGetRflags } from "./vmx";
+import { GuestIntrState, vmxGetRflags, vmxSetRflags } from "./vmx";
 
 type ExitHandler = (vcpu: KvmVcpu) => number;
 
@@ -82,6 +86,12 @@ export function handleExceptionNmi(vcpu: KvmVcpu): number {
   }
   if (pageFault) return kvmHandlePageFault(vcpu, vmxGetExitQual(vcpu), errorCode);
   if (vmx.rmode.vm86Active && isRmodeException(vcpu, vector)) return handleRmodeException(vcpu, vector, errorCode);
+  if (vector === ExcVector.GP && vcpu.module.params.enable_vmware_backdoor) {
+    // The backdoor's instructions fault without an error code.
+    if (errorCode === 0) return kvmEmulateInstruction(vcpu, EmulType.VMWARE_GP);
+    kvmQueueExceptionE(vcpu, ExcVector.GP, errorCode);
+    return 1;
+  }
   switch (vector) {
     case ExcVector.DB: {
       const dr6 = vmxGetExitQual(vcpu);
@@ -124,9 +134,31 @@ function debugExit(vcpu: KvmVcpu, exception: number, dr6: bigint): number {
   return 0;
 }
 
-/** handle_ud: an instruction KVM emulates for the guest (VMMCALL, UD of migrated guests), or #UD for real. */
-function handleUd(vcpu: KvmVcpu): number {
+/** UD2 and "kvm": what follows is to be emulated (force_emulation_prefix). */
+const KVM_EMULATE_PREFIX = [0x0f, 0x0b, 0x6b, 0x76, 0x6d] as const;
+/** Bit of force_emulation_prefix: RFLAGS.RF is cleared as well. */
+const KVM_FEP_CLEAR_RFLAGS_RF = 2;
+const RFLAGS_RF = 0x10000n;
+
+/** handle_ud: an instruction KVM emulates for the guest (VMMCALL, UD of migrated guests, a forced one), or #UD for real. */
+export function handleUd(vcpu: KvmVcpu): number {
+  const flags = vcpu.module.params.force_emulation_prefix;
+  if (flags !== 0) {
+    const linear = kvmGetLinearRip(vcpu);
+    if (KVM_EMULATE_PREFIX.every((byte, i) => kvmReadGuestVirtByte(vcpu, linear + BigInt(i)) === byte)) {
+      if (flags & KVM_FEP_CLEAR_RFLAGS_RF) vmxSetRflags(vcpu, vmxGetRflags(vcpu) & ~RFLAGS_RF);
+      kvmRipWrite(vcpu, kvmRipRead(vcpu) + BigInt(KVM_EMULATE_PREFIX.length));
+      return kvmEmulateInstruction(vcpu, EmulType.TRAP_UD_FORCED);
+    }
+  }
   return kvmEmulateInstruction(vcpu, EmulType.TRAP_UD);
+}
+
+/** kvm_read_guest_virt of one byte; -1 where the guest has nothing mapped. */
+function kvmReadGuestVirtByte(vcpu: KvmVcpu, linear: bigint): number {
+  const t = gvaToGpa(vcpu, linear, 0, false);
+  const byte = new Uint8Array(1);
+  return t.ok && kvmReadGuest(vcpu.kvm, t.gpa, byte) ? byte[0] : -1;
 }
 
 /** handle_external_interrupt: the host has served it already (vmx_handle_exit_irqoff). */
@@ -281,6 +313,23 @@ function growPleWindow(vcpu: KvmVcpu): void {
   if (ple_window_grow >= 1) next = ple_window_grow < ple_window ? old * ple_window_grow : old + ple_window_grow;
   vcpu.vmx.pleWindow = Math.min(next, ple_window_max, 0xffffffff);
   if (vcpu.vmx.pleWindow !== old) vcpu.vmx.pleWindowDirty = true;
+}
+
+/** shrink_ple_window */
+function shrinkPleWindow(vcpu: KvmVcpu): void {
+  const { ple_window, ple_window_shrink } = vcpu.module.params;
+  const old = vcpu.vmx.pleWindow;
+  let next = ple_window;
+  if (ple_window_shrink >= 1) next = ple_window_shrink < ple_window ? old / ple_window_shrink : old - ple_window_shrink;
+  vcpu.vmx.pleWindow = Math.max(Math.floor(next), ple_window);
+  if (vcpu.vmx.pleWindow !== old) vcpu.vmx.pleWindowDirty = true;
+}
+
+/** vmx_sched_in: the thread has a processor again, so spinning was not in vain. */
+export function vmxSchedIn(vcpu: KvmVcpu): void {
+  if (vcpu.module.features.pleGap !== 0 && !(vcpu.kvm.arch.disabledExits & KVM_X86_DISABLE_EXITS.PAUSE)) {
+    shrinkPleWindow(vcpu);
+  }
 }
 
 /** kvm_emulate_mwait and kvm_emulate_monitor: no operation (KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS). */

@@ -1,6 +1,6 @@
 /** vmx_x86_ops: the table through which the common code reaches the Intel module (arch/x86/kvm/vmx/main.c). */
 import type { KvmX86Ops } from "../x86Ops";
-import { vmxHandleExit } from "./exits";
+import { vmxHandleExit, vmxSchedIn } from "./exits";
 import { vmxMsrFilterChanged } from "./msrBitmap";
 import { vmxSetVirtualApicMode } from "./apicv";
 import { vmxUpdateCpuDirtyLogging } from "./pml";
@@ -46,6 +46,7 @@ export const vmxX86Ops: KvmX86Ops = {
   vcpuReset: vmx.vmxVcpuReset,
   vcpuLoad: vmx.vmxVcpuLoad,
   vcpuPut: vmx.vmxVcpuPut,
+  schedIn: vmxSchedIn,
   prepareSwitchToGuest: vmx.vmxPrepareSwitchToGuest,
 
   updateExceptionBitmap: vmx.vmxUpdateExceptionBitmap,

@@ -214,9 +214,9 @@ function vmxSecondaryExecControl(vcpu: KvmVcpu): number {
     SecondaryExec.VIRTUALIZE_X2APIC_MODE |
     SecondaryExec.DESC |
     SecondaryExec.SHADOW_VMCS |
-    SecondaryExec.ENABLE_PML |
-    SecondaryExec.ENABLE_XSAVES
+    SecondaryExec.ENABLE_PML
   );
+  if (!guestCpuidHas(vcpu, 0xd, 1, "eax", 3)) exec &= ~SecondaryExec.ENABLE_XSAVES;
   // The multiplier costs every RDTSC; it is on for vCPUs whose rate is not the host's.
   if (!features.tscScaling || vcpu.arch.tscScalingRatio === DEFAULT_TSC_SCALING_RATIO) exec &= ~SecondaryExec.TSC_SCALING;
   // Instructions the guest's CPUID does not have must fault, or exit so that KVM can fault them.
@@ -303,6 +303,8 @@ function setCr4GuestHostMask(vcpu: KvmVcpu): void {
 /** vmx_vcpu_reset: what is in the VMCS, at power-up and INIT (SDM 3A table 9-1). */
 export function vmxVcpuReset(vcpu: KvmVcpu, initEvent: boolean): void {
   const { vmx } = vcpu;
+  // The CR0 of the reset enters real mode afresh.
+  vmx.rmode.vm86Active = false;
   if (!initEvent) {
     initVmcs(vcpu);
     vmx.msrIa32FeatureControl = 0n;
@@ -646,6 +648,7 @@ export function vmxFlushTlbGuest(vcpu: KvmVcpu): void {
 /** vmx_update_exception_bitmap: with EPT page faults are the guest's own business; real-mode code exits for everything. */
 export function vmxUpdateExceptionBitmap(vcpu: KvmVcpu): void {
   let bitmap = (1 << ExcVector.UD) | (1 << ExcVector.MC) | (1 << ExcVector.DB) | (1 << ExcVector.AC);
+  if (vcpu.module.params.enable_vmware_backdoor) bitmap |= 1 << ExcVector.GP;
   const softwareBreakpoints = 0x10001;
   if ((vcpu.arch.guestDebug & softwareBreakpoints) === softwareBreakpoints) bitmap |= 1 << ExcVector.BP;
   if (!vcpu.module.features.ept) bitmap |= 1 << ExcVector.PF;

@@ -40,6 +40,8 @@ export function addFirmwareFiles(fw: FwCfg, config: MachineConfig): void {
   fw.addFile("etc/smbios/smbios-anchor", smbios.slice(0, ANCHOR_SIZE));
   fw.addFile("etc/smbios/smbios-tables", smbios.slice(STRUCTURES_AT));
   fw.addFile("etc/system-states", Uint8Array.from(SYSTEM_STATES));
+  // Without anything to boot it stays and says so, rather than resetting for ever.
+  fw.addFile("etc/boot-fail-wait", littleEndian(0xffffffff, 4));
   // The machine has no window: text output goes to the first serial port as well.
   fw.addFile("etc/sercon-port", littleEndian(COM1, 2));
 }

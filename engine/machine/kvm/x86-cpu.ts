@@ -4,6 +4,8 @@
  */
 import type { CpuModel } from "../../cpu/models/model";
 import { GPR_NAMES } from "../../cpu/state";
+import { DeliveryMode } from "../../devices/apic-bus";
+import { ApicReg, Lvt } from "../../devices/local-apic";
 import type { KvmVcpuFd } from "../../kvm/fds";
 import {
   KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
@@ -66,6 +68,11 @@ const FEATURE_WORDS: readonly { leaf: number; index: number; registers: readonly
 const HYPERVISOR = 0x80000000;
 const KVM_SIGNATURE_LEAF = 0x40000000;
 const KVM_FEATURES_LEAF = 0x40000001;
+/**
+ * Paravirtual features of QEMU's named processor models (kvm_default_props): clocks 0 and 3, no I/O delay 1, asynchronous
+ * page faults 4, steal time 5, EOI 6, stable clock 24.
+ */
+const KVM_DEFAULT_FEATURES = (1 << 0) | (1 << 1) | (1 << 3) | (1 << 4) | (1 << 5) | (1 << 6) | (1 << 24);
 /** "KVMKVMKVM\0\0\0" */
 const KVM_SIGNATURE = { ebx: 0x4b4d564b, ecx: 0x564b4d56, edx: 0x4d } as const;
 
@@ -85,7 +92,7 @@ function kvmX86BuildCpuid(s: KVMState, cpu: X86Cpu): KvmCpuidEntry2[] {
       function: KVM_FEATURES_LEAF,
       index: 0,
       flags: 0,
-      eax: find(KVM_FEATURES_LEAF, 0)?.eax ?? 0,
+      eax: ((find(KVM_FEATURES_LEAF, 0)?.eax ?? 0) & KVM_DEFAULT_FEATURES) >>> 0,
       ebx: 0,
       ecx: 0,
       edx: 0,
@@ -114,6 +121,10 @@ function kvmX86BuildCpuid(s: KVMState, cpu: X86Cpu): KvmCpuidEntry2[] {
   return entries.sort((a, b) => a.function - b.function || a.index - b.index);
 }
 
+const MSR_IA32_MISC_ENABLE = 0x1a0;
+/** Fast strings. */
+const MSR_IA32_MISC_ENABLE_DEFAULT = 1n;
+
 /** kvm_arch_put_registers: the start state of the boot processor, the waiting state of the others. */
 export function kvmArchPutRegisters(cpu: X86Cpu): void {
   const { entry, kvmFd } = cpu;
@@ -121,6 +132,7 @@ export function kvmArchPutRegisters(cpu: X86Cpu): void {
     kvmFd.KVM_SET_REGS(kvmGetPutRegs(entry));
     kvmFd.KVM_SET_SREGS(kvmPutSregs(entry, kvmFd.KVM_GET_SREGS()));
   }
+  kvmFd.KVM_SET_MSRS([{ index: MSR_IA32_MISC_ENABLE, data: MSR_IA32_MISC_ENABLE_DEFAULT }]);
   kvmFd.KVM_SET_MP_STATE(cpu.index === 0 ? KvmMpState.RUNNABLE : KvmMpState.UNINITIALIZED);
 }
 
@@ -172,6 +184,13 @@ function kvmPutSregs(e: EntryState, now: KvmSregs): KvmSregs {
 
 /** What a handler of an exit answers: go on, come back with an EXCP_*, or stop with an error. */
 export type ExitResult = { readonly ret: 0 | (typeof Excp)[keyof typeof Excp] } | { readonly error: string };
+
+/** do_inject_external_nmi: the NMI goes in when LINT1 is unmasked and in NMI mode. */
+export function kvmApicExternalNmi(cpu: X86Cpu): void {
+  const page = cpu.kvmFd.KVM_GET_LAPIC();
+  const lint1 = new DataView(page.buffer, page.byteOffset).getUint32(ApicReg.LVT_LINT1, true);
+  if (!(lint1 & Lvt.MASKED) && ((lint1 >> Lvt.MODE_SHIFT) & 7) === DeliveryMode.NMI) cpu.kvmFd.KVM_NMI();
+}
 
 /** kvm_arch_handle_exit: exits only x86 has. */
 export function kvmArchHandleExit(cpu: X86Cpu): ExitResult {

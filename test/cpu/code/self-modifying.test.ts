@@ -40,6 +40,41 @@ describe.each(tiers)("code that changes itself, %s", (_name, options) => {
     expect(m.cpu.retired).toBe(401);
   });
 
+  test("a place that becomes another instruction every time round: longer, shorter, a branch, two of them", () => {
+    const m = longMode(options);
+    const at = CODE + 0x40;
+    // inc eax twice; add eax, 5; dec eax, nop, nop; jmp over two bytes; lea eax, [rax+rax], nop
+    const variants = [
+      { bytes: [0xff, 0xc0, 0xff, 0xc0], next: (x: number) => x + 2 },
+      { bytes: [0x83, 0xc0, 0x05, 0x90], next: (x: number) => x + 5 },
+      { bytes: [0xff, 0xc8, 0x90, 0x90], next: (x: number) => x - 1 },
+      { bytes: [0xeb, 0x02, 0xff, 0xc0], next: (x: number) => x },
+      { bytes: [0x8d, 0x04, 0x00, 0x90], next: (x: number) => x * 2 },
+    ];
+    variants.forEach(({ bytes }, i) => {
+      m.memory.write(DATA + i * 4, Uint8Array.from(bytes));
+    });
+    // 1: mov ebx, [rdi + rdx*4]; mov [at + 15], ebx; (4 bytes); inc edx; cmp edx, esi; cmovae edx, ebp; dec ecx; jnz 1b
+    const loop = [0x8b, 0x1c, 0x97, 0x89, 0x1c, 0x25, ...[0x4e, 0x00, 0x10, 0x00], 0x0f, 0x1f, 0x40, 0x00];
+    loop.push(0x90, 0x90, 0x90, 0x90, 0xff, 0xc2, 0x39, 0xf2, 0x0f, 0x43, 0xd5, 0xff, 0xc9, 0x75, 0xe3);
+    m.start(loop, at);
+    const rounds = 1000;
+    for (const [register, value] of [
+      [RAX, 1n],
+      [RCX, BigInt(rounds)],
+      [2, 0n],
+      [5, 0n],
+      [6, BigInt(variants.length)],
+      [7, BigInt(DATA)],
+    ] as const) {
+      m.setGpr(register, value);
+    }
+    expect(m.run()).toBe(true);
+    let x = 1;
+    for (let i = 0; i < rounds; i++) x = variants[i % variants.length].next(x) >>> 0;
+    expect(m.gpr(RAX)).toBe(BigInt(x));
+  });
+
   test("data beside code on one page is written without harm", () => {
     const m = longMode(options);
     // 1: inc qword [CODE + 0x800]; dec ecx; jnz 1b

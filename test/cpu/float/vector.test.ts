@@ -21,18 +21,20 @@ describe("RCPPS and RSQRTPS (SDM 2B)", () => {
   const core = new VectorFloat(memory.buffer);
   const approximate = (op: VectorOp, value: number): number => {
     memory[0] = value;
-    expect(core.run(op, 32, 1, 0, 0, 0, 0, 0, 16)).toBe(0);
+    if (core.run(op, 32, 1, 0, 0, 0, 0, 0, 16) !== 0) throw new Error("no exception is raised by an approximation");
     return memory[4];
   };
 
   test("the relative error is at most 1.5 * 2^-12", () => {
+    let worst = 0;
     for (let i = 0; i < 20_000; i++) {
       bits[8] = 0x0100_0000 + i * 91_331;
       const x = memory[8];
       if (!(x < 2 ** 125)) continue;
-      expect(Math.abs(approximate(VectorOp.RCP, x) * x - 1)).toBeLessThanOrEqual(1.5 * 2 ** -12);
-      expect(Math.abs(approximate(VectorOp.RSQRT, x) * Math.sqrt(x) - 1)).toBeLessThanOrEqual(1.5 * 2 ** -12);
+      worst = Math.max(worst, Math.abs(approximate(VectorOp.RCP, x) * x - 1));
+      worst = Math.max(worst, Math.abs(approximate(VectorOp.RSQRT, x) * Math.sqrt(x) - 1));
     }
+    expect(worst).toBeLessThanOrEqual(1.5 * 2 ** -12);
   });
 
   test("zeros and denormals give infinities, infinities zeros, negative operands of RSQRTPS the indefinite", () => {

@@ -178,6 +178,38 @@ describe("model-specific registers", () => {
     expect(p.cpu.state.segBase(Seg.FS)).toBe(0x1234_5678_9abcn);
   });
 
+  test("IA32_SPEC_CTRL has IBRS, STIBP and SSBD; IA32_PRED_CMD is write-only (4 table 2-2)", () => {
+    const p = program("long", "skylake");
+    expect(set(p, 0x48, 7n)).toBeUndefined();
+    expect(get(p, 0x48)).toBe(7n);
+    expect(set(p, 0x48, 8n)).toBe("#13(0)");
+    expect(set(p, 0x49, 1n)).toBeUndefined();
+    expect(set(p, 0x49, 2n)).toBe("#13(0)");
+    expect(get(p, 0x49)).toBe("#13(0)");
+    expect(set(p, 0x10a, 0n)).toBe("#13(0)");
+    for (const index of [0x48, 0x49, 0x10a]) expect(get(program("long", "core"), index)).toBe("#13(0)");
+  });
+
+  test("machine-check banks: CTL keeps what is written, STATUS, ADDR and MISC take 0 only (3B 16.3)", () => {
+    const p = program("long", "skylake");
+    const banks = Number((get(p, 0x179) as bigint) & 0xffn);
+    expect(banks).toBe(10);
+    for (let bank = 0; bank < banks; bank++) {
+      const ctl = 0x400 + bank * 4;
+      expect(set(p, ctl, 0xffff_ffff_ffff_ffffn)).toBeUndefined();
+      expect(get(p, ctl)).toBe(0xffff_ffff_ffff_ffffn);
+      for (const index of [ctl + 1, ctl + 2, ctl + 3]) {
+        expect(set(p, index, 0n)).toBeUndefined();
+        expect(set(p, index, 1n)).toBe("#13(0)");
+      }
+    }
+    expect(get(p, 0x400 + banks * 4)).toBe("#13(0)");
+    expect(set(p, 0x17a, 4n)).toBeUndefined();
+    expect(get(p, 0x17a)).toBe(4n);
+    expect(set(p, 0x17a, 0x10n)).toBe("#13(0)");
+    expect(set(p, 0x179, 0n)).toBe("#13(0)");
+  });
+
   test("an AMD processor has no TSC_ADJUST and no MISC_ENABLE (APM 2 appendix A)", () => {
     const p = program("long", "opteron");
     expect(get(p, 0x3b)).toBe("#13(0)");

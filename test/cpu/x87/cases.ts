@@ -39,12 +39,15 @@ export const FAMILIES: Readonly<Record<string, readonly Form[]>> = {
   decimal: [mem(0xdf, 6)],
   constant: [0xe8, 0xe9, 0xea, 0xeb, 0xec, 0xed, 0xee].map((m) => [0xd9, m] as const),
   sign: [[0xd9, 0xe0], [0xd9, 0xe1], [0xd9, 0xe5], [0xd9, 0xd0], [0xd9, 0xf6], [0xd9, 0xf7], ...each(0xdd, 0xc0), ...each(0xdf, 0xc0)],
+  alias: [...each(0xd9, 0xd8), ...each(0xdd, 0xc8), ...each(0xdf, 0xc8), ...each(0xdf, 0xd0), ...each(0xdf, 0xd8)],
+  aliasCompare: [...each(0xdc, 0xd0), ...each(0xdc, 0xd8), ...each(0xde, 0xd0)],
   exchange: [...each(0xd9, 0xc8), ...[0xc0, 0xc8, 0xd0, 0xd8].flatMap((m) => [...each(0xda, m), ...each(0xdb, m)])],
   round: [[0xd9, 0xfc]],
   scale: [[0xd9, 0xfd]],
   extract: [[0xd9, 0xf4]],
   remainder: [[0xd9, 0xf8], [0xd9, 0xf5]],
   transcendental: [0xf0, 0xf1, 0xf2, 0xf3, 0xf9, 0xfb, 0xfe, 0xff].map((m) => [0xd9, m] as const),
+  environment: [mem(0xd9, 4), mem(0xd9, 6), mem(0xdd, 4), mem(0xdd, 6)],
   control: [mem(0xd9, 5), mem(0xd9, 7), mem(0xdd, 7), [0xdf, 0xe0], [0xdb, 0xe2], [0xdb, 0xe3]],
 };
 
@@ -155,6 +158,14 @@ export function x87Instance(seed: number, family: string): X87Instance {
   for (let i = 0; i < 8; i++) state.bytes.set(i === 0 ? first : extended(random, first), FloatState.st(i));
   if (family === "transcendental") limitOperand(form, state);
   memoryOperand(random, form, new DataView(state.memory.buffer, state.memory.byteOffset));
+  if (family === "environment") {
+    for (let at = 0; at < 128; at += 4)
+      state.view.setUint32(state.memory.byteOffset - state.bytes.byteOffset + at, random.u32(), true);
+    // Opcode, instruction and data pointers.
+    state.view.setUint16(6, random.below(2048), true);
+    state.view.setBigUint64(8, BigInt(random.u32()), true);
+    state.view.setBigUint64(16, BigInt(random.u32()), true);
+  }
   if (form[0] === 0xd9 && form[1] === 0x2f) {
     new DataView(state.memory.buffer, state.memory.byteOffset).setUint16(0, random.u32() & 0xffff, true);
   }
@@ -184,6 +195,11 @@ export function runOurs({ code, state: before }: X87Instance): NativeResult {
     const at = base + Off.X87 + ((first + i) & 7) * 16;
     state.u8.set(before.bytes.subarray(FloatState.st(i), FloatState.st(i) + 16), at);
   }
+  view.setUint16(base + Off.FOP, before.view.getUint16(6, true), true);
+  state.setU64(Off.FIP, before.view.getBigUint64(8, true));
+  state.setU64(Off.FDP, before.view.getBigUint64(16, true));
+  view.setUint16(base + Off.FCS, 0, true);
+  view.setUint16(base + Off.FDS, 0, true);
   state.setGpr(Gpr.RAX, before.rax);
   state.setGpr(7, BigInt(DATA));
   state.rflags = before.rflags;
@@ -214,7 +230,14 @@ export function runOurs({ code, state: before }: X87Instance): NativeResult {
 }
 
 /** Families whose C0, C2 and C3 the manual leaves undefined. */
-const DEFINES_CONDITIONS = new Set(["compare", "remainder", "control", "transcendental"]);
+const DEFINES_CONDITIONS = new Set([
+  "compare",
+  "aliasCompare",
+  "remainder",
+  "control",
+  "environment",
+  "transcendental",
+]);
 
 /** What two processors must agree on, in words. */
 export function outcome({ family, code }: X87Instance, { state, vector }: NativeResult): string {
@@ -222,7 +245,7 @@ export function outcome({ family, code }: X87Instance, { state, vector }: Native
   // FCOMI clears C1 (SDM 2A); AMD's processors keep it. Comparisons that end in an unmasked exception leave the conditions
   // and flags alone (SDM 2A FCOM, FCOMI); on AMD's they are set.
   const comi = (code[0] === 0xdb || code[0] === 0xdf) && code[1] >= 0xe8 && code[1] <= 0xf7;
-  const unmasked = family === "compare" && (state.fsw & ~state.fcw & 7) !== 0;
+  const unmasked = /compare/i.test(family) && (state.fsw & ~state.fcw & 7) !== 0;
   const conditions = (DEFINES_CONDITIONS.has(family) || xam) && !unmasked;
   const status = state.fsw & ~((conditions ? 0 : 0x4500) | (comi ? 0x200 : 0));
   const registers = Array.from({ length: 8 }, (_, i) => {
@@ -231,7 +254,7 @@ export function outcome({ family, code }: X87Instance, { state, vector }: Native
       .reverse()
       .toString("hex");
   });
-  const memory = Buffer.from(state.memory.subarray(0, 16)).toString("hex");
+  const memory = Buffer.from(state.memory.subarray(0, family === "environment" ? 128 : 16)).toString("hex");
   const flags = unmasked ? 0 : state.rflags & 0x8d5;
   const c1 = family === "transcendental" ? 0x200 : 0;
   return [

@@ -47,6 +47,6 @@ void guest_main(const uint32_t *information) {
     print("\n");
     out8(0xf4, 0);
   }
-  print("usage: sha256|sort|bytecode|bytes ROUNDS\n");
+  print("usage: sha256|sort|bytecode|bytes|strings|mandelbrot|nbody ROUNDS\n");
   out8(0xf4, 1);
 }

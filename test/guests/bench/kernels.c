@@ -140,5 +140,7 @@ static uint32_t bytes(uint32_t rounds) {
   return b << 16 | a;
 }
 
-const struct kernel kernels[] = {{"sha256", sha256}, {"sort", sort}, {"bytecode", bytecode}, {"bytes", bytes}};
+const struct kernel kernels[] = {{"sha256", sha256},   {"sort", sort},          {"bytecode", bytecode},
+                                 {"bytes", bytes},     {"strings", sse2_strings}, {"mandelbrot", mandelbrot},
+                                 {"nbody", nbody}};
 const unsigned kernel_count = sizeof kernels / sizeof *kernels;

@@ -21,7 +21,7 @@ start:
         addl    $8, %edi
         loop    1b
         movl    %cr4, %eax
-        orl     $0x20, %eax             # CR4.PAE
+        orl     $0x620, %eax            # CR4.PAE, OSFXSR, OSXMMEXCPT
         movl    %eax, %cr4
         movl    $pml4, %eax
         movl    %eax, %cr3

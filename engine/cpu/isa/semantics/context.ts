@@ -100,8 +100,20 @@ export abstract class Context extends VectorExpressions {
    * VECTOR_RESULT and VECTOR_FLAGS. The instruction is abandoned where it raises an exception.
    */
   abstract computeFloat(number: number, length: number, immediate: number): void;
-  /** Whether floating-point operations may take the quick way: see vector/float.ts; 4 bytes, zero or not. */
+  /** Whether floating-point operations may take the quick way: see vector/quick-float.ts; 4 bytes, 0 or 1. */
   abstract quickFloat(): Value;
+  /** The same, for an operation that has no other way to be quick. */
+  needQuickFloat(): Value {
+    return this.quickFloat();
+  }
+  /** Whether lane 0 of register operand `index` is known to be a normal number, or zero, of so many bits. */
+  knowsNumber(_index: number, _bits: 32 | 64): boolean {
+    return false;
+  }
+  /** It is, from here on. */
+  noteNumber(_index: number, _bits: 32 | 64): void {}
+  /** What is known of operand `from` now holds for operand `to`. */
+  copyNumber(_to: number, _from: number): void {}
 
   // ---- lazy flags (see cpu/state.ts)
 

@@ -33,14 +33,14 @@ export const FPU_ROWS = [
   ["FILD", "DF /0 mem", "Mw", "sys"], ["FILD", "DB /0 mem", "Md", "sys"], ["FILD", "DF /5 mem", "Mq", "sys"],
   ["FIST", "DF /2 mem", "Mw:w", "sys"], ["FIST", "DB /2 mem", "Md:w", "sys"],
   ["FISTP", "DF /3 mem", "Mw:w", "sys"], ["FISTP", "DB /3 mem", "Md:w", "sys"], ["FISTP", "DF /7 mem", "Mq:w", "sys"],
-  ["FISTTP", "DF /1 mem", "Mw:w", "sys fpu sse3"], ["FISTTP", "DB /1 mem", "Md:w", "sys fpu sse3"], ["FISTTP", "DD /1 mem", "Mq:w", "sys fpu sse3"],
+  ["FISTTP", "DF /1 mem", "Mw:w", "sys fpu sse3/X87"], ["FISTTP", "DB /1 mem", "Md:w", "sys fpu sse3/X87"], ["FISTTP", "DD /1 mem", "Mq:w", "sys fpu sse3/X87"],
   ["FBLD", "DF /4 mem", "Mt", "sys"], ["FBSTP", "DF /6 mem", "Mt:w", "sys"],
   ["FXCH", "D9 /1 reg", "", "sys"], ["FXCH", "DD /1 reg", "", "sys"], ["FXCH", "DF /1 reg", "", "sys"],
-  ["FCMOVB", "DA /0 reg", "", "sys cmov"], ["FCMOVE", "DA /1 reg", "", "sys cmov"], ["FCMOVBE", "DA /2 reg", "", "sys cmov"], ["FCMOVU", "DA /3 reg", "", "sys cmov"],
-  ["FCMOVNB", "DB /0 reg", "", "sys cmov"], ["FCMOVNE", "DB /1 reg", "", "sys cmov"], ["FCMOVNBE", "DB /2 reg", "", "sys cmov"], ["FCMOVNU", "DB /3 reg", "", "sys cmov"],
+  ["FCMOVB", "DA /0 reg", "", "sys cmov/X87"], ["FCMOVE", "DA /1 reg", "", "sys cmov/X87"], ["FCMOVBE", "DA /2 reg", "", "sys cmov/X87"], ["FCMOVU", "DA /3 reg", "", "sys cmov/X87"],
+  ["FCMOVNB", "DB /0 reg", "", "sys cmov/X87"], ["FCMOVNE", "DB /1 reg", "", "sys cmov/X87"], ["FCMOVNBE", "DB /2 reg", "", "sys cmov/X87"], ["FCMOVNU", "DB /3 reg", "", "sys cmov/X87"],
 
   ["FUCOM", "DD /4 reg", "", "sys"], ["FUCOMP", "DD /5 reg", "", "sys"], ["FUCOMPP", "DA (E9)", "", "sys"],
-  ["FCOMI", "DB /6 reg", "", "sys cmov"], ["FCOMIP", "DF /6 reg", "", "sys cmov"], ["FUCOMI", "DB /5 reg", "", "sys cmov"], ["FUCOMIP", "DF /5 reg", "", "sys cmov"],
+  ["FCOMI", "DB /6 reg", "", "sys cmov/X87"], ["FCOMIP", "DF /6 reg", "", "sys cmov/X87"], ["FUCOMI", "DB /5 reg", "", "sys cmov/X87"], ["FUCOMIP", "DF /5 reg", "", "sys cmov/X87"],
 
   ["FNOP", "D9 (D0)", "", "sys"], ["FCHS", "D9 (E0)", "", "sys"], ["FABS", "D9 (E1)", "", "sys"], ["FTST", "D9 (E4)", "", "sys"], ["FXAM", "D9 (E5)", "", "sys"],
   ["FLD1", "D9 (E8)", "", "sys"], ["FLDL2T", "D9 (E9)", "", "sys"], ["FLDL2E", "D9 (EA)", "", "sys"], ["FLDPI", "D9 (EB)", "", "sys"],

@@ -7,7 +7,7 @@ import type { Context } from "../context";
 import type { Value } from "../expressions";
 import type { Family, Semantics } from "../registry";
 import type { Float, Vector } from "../vector-expressions";
-import { BY_IMMEDIATE, half, halves, immediateOf, setHalves, sources, vector } from "./operands";
+import { BY_IMMEDIATE, half, halves, immediateOf, setHalves, sourceIndices, sources, vector } from "./operands";
 import { type Checks, packedChecks, scalarChecks } from "./quick-float";
 import { computeSlowly, FlagCompare, floatNumber, storeSources } from "./slow-float";
 
@@ -59,27 +59,35 @@ const SQRT: Arithmetic = {
 /** Lanes of a vector of `count` halves. */
 const lanesOf = (bits: Bits, count: number): number => (count * 128) / bits;
 
-/** Operands and result of an operation have nothing that needs care. `quickly` is for the usual case, `fully` for zeros. */
-function careless<T extends Value | Vector>(k: Checks<T>, kind: Arithmetic, a: T, b: T, r: T): [quickly: T, fully: T] {
-  const operands = kind.unary ? [b] : [a, b];
+/**
+ * Operands and result of an operation have nothing that needs care. `quickly` is for the usual case, `fully` for zeros.
+ * `known` operands are normal or zero.
+ */
+function careless<T extends Value | Vector>(
+  k: Checks<T>,
+  kind: Arithmetic,
+  a: T,
+  b: T,
+  r: T,
+  known: readonly [boolean, boolean] = [false, false],
+): [quickly: T, fully: T] {
+  const operands = [...(kind.unary || known[0] ? [] : [a]), ...(known[1] ? [] : [b])];
   const all = (list: readonly T[]): T => list.reduce((x, y) => k.and(x, y));
   const zero = kind.exactZero(k, a, b);
   const exactZero = zero === null ? k.zero(r) : k.and(k.zero(r), zero);
   return [
-    all([...operands.map((x) => k.normal(x)), k.normalResult(r)]),
-    all([...operands.map((x) => k.or(k.normal(x), k.zero(x))), k.or(k.normalResult(r), exactZero)]),
+    all([k.normalResult(r), ...operands.map((x) => k.normal(x))]),
+    all([k.or(k.normalResult(r), exactZero), ...operands.map((x) => k.or(k.normal(x), k.zero(x)))]),
   ];
 }
 
 /** Does `otherwise` unless MXCSR and both looks at the operands allow the quick result. */
 function unlessQuick(c: Context, quick: Value, quickly: Value, fully: Value, otherwise: () => void): void {
-  c.if(c.isZero(c.and(quick, quickly)), () => {
-    c.if(c.isZero(c.and(quick, fully)), otherwise);
+  const and = (look: Value): Value => (quick.constant === 1n ? look : c.and(quick, look));
+  c.if(c.isZero(and(quickly)), () => {
+    c.if(c.isZero(and(fully)), otherwise);
   });
 }
-
-/** Truth of comparisons is 0 or 1. */
-const quickSetting = (c: Context): Value => c.quickFloat();
 
 function packedArithmetic(kind: Arithmetic, bits: Bits): Semantics {
   return vector((c) => {
@@ -90,7 +98,7 @@ function packedArithmetic(kind: Arithmetic, bits: Bits): Semantics {
     );
     const looks = r.map((z, h) => careless(k, kind, a[h], b[h], z));
     const every = (i: 0 | 1): Value => k.all(looks.map((look) => look[i]).reduce((x, y) => k.and(x, y)));
-    unlessQuick(c, quickSetting(c), every(0), every(1), () => {
+    unlessQuick(c, c.needQuickFloat(), every(0), every(1), () => {
       const slow = computeSlowly(c, kind.op, bits, lanesOf(bits, r.length), 0, [a, b], r.length);
       for (const [h, v] of slow.entries()) c.assignVector(r[h], v);
     });
@@ -100,20 +108,26 @@ function packedArithmetic(kind: Arithmetic, bits: Bits): Semantics {
 
 function scalarArithmetic(kind: Arithmetic, bits: Bits): Semantics {
   return vector((c) => {
-    const [[a], [b]] = sources(c);
+    const [first, second] = sourceIndices(c);
+    const [a, b] = [half(c, first), half(c, second)];
     const k = scalarChecks(c, bits);
     const x = c.float(bits, a);
     const y = c.float(bits, b);
     const size = bits === 32 ? 4 : 8;
     const value = c.letFloat(bits, kind.unary ? c.floatOp(kind.scalar[bits], y) : c.floatOp(kind.scalar[bits], x, y));
     const result = c.mutableVector(c.withFloat(bits, value, a));
-    const [i, j] = [c.let(c.lane(size, 0, a)), c.let(c.lane(size, 0, b))];
-    const [quickly, fully] = careless(k, kind, i, j, c.let(c.bitsOf(bits, value)));
-    unlessQuick(c, quickSetting(c), quickly, fully, () => {
+    const known = [c.knowsNumber(first, bits), c.knowsNumber(second, bits)] as const;
+    const bitsIn = (v: Vector, plain: boolean): Value => (plain ? c.lane(size, 0, v) : c.let(c.lane(size, 0, v)));
+    const [i, j] = [bitsIn(a, known[0] || kind.unary === true), bitsIn(b, known[1])];
+    const [quickly, fully] = careless(k, kind, i, j, c.let(c.bitsOf(bits, value)), known);
+    unlessQuick(c, c.needQuickFloat(), quickly, fully, () => {
       const [slow] = computeSlowly(c, kind.op, bits, 1, 0, [[a], [b]], 1);
       c.assignVector(result, c.merge(size, slow, a));
     });
+    if (!kind.unary) c.noteNumber(first, bits);
+    c.noteNumber(second, bits);
     setHalves(c, 0, [result]);
+    c.noteNumber(0, bits);
   });
 }
 

@@ -17,7 +17,10 @@ import {
   writeInteger,
 } from "./operands";
 
-const move = (c: Context): void => setHalves(c, 0, halves(c, 1));
+function move(c: Context): void {
+  setHalves(c, 0, halves(c, 1));
+  c.copyNumber(0, 1);
+}
 
 /** MOVD and MOVQ between any two places: what is above the 4 or 8 bytes becomes zero. */
 function moveLow(c: Context): void {

@@ -1,0 +1,171 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { beforeAll, describe, expect, test } from "vitest";
+import { grub, ipxe, ovmf, seabios, tarDisk, xen } from "./firmware-images.mjs";
+import { debianKernel } from "./images.mjs";
+
+const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
+/** A run that waits in vain is ended by then. */
+const SECONDS = 280;
+
+/** A guest at its serial port: waits for what it says, types. */
+class Guest {
+  output = "";
+  errors = "";
+  status: number | null = null;
+  private readonly child: ChildProcess;
+  private seen = 0;
+  private changed = (): void => {};
+
+  constructor(...args: readonly string[]) {
+    const command = [join(root, "dist", "cli.js"), "run", "--tier", "1", "--timeout", String(SECONDS), ...args];
+    this.child = spawn(process.execPath, command);
+    this.child.stdout?.setEncoding("latin1").on("data", (text: string) => {
+      this.output += text;
+      this.changed();
+    });
+    this.child.stderr?.setEncoding("latin1").on("data", (text: string) => {
+      this.errors += text;
+    });
+    this.child.on("close", (status) => {
+      this.status = status ?? -1;
+      this.changed();
+    });
+  }
+
+  /** Output without what places and colours it. */
+  private static plain(text: string): string {
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: escape sequences begin with a control character
+    return text.replace(/\u001b\[[?0-9;]*[@-~]|\u001bc|\r/g, "");
+  }
+
+  /** Resolves when the guest has said it behind what was waited for before. @throws Error when it ends without */
+  async says(words: string | RegExp): Promise<string> {
+    for (;;) {
+      const text = Guest.plain(this.output);
+      const rest = text.slice(this.seen);
+      const at = typeof words === "string" ? rest.indexOf(words) : rest.search(words);
+      if (at >= 0) {
+        const [found] = typeof words === "string" ? [words] : (words.exec(rest) ?? [""]);
+        this.seen += at + found.length;
+        return text.slice(0, this.seen);
+      }
+      if (this.status !== null) {
+        throw new Error(`it ended with ${this.status} before it said ${words}:\n${rest}\n${this.errors.slice(-2000)}`);
+      }
+      await new Promise<void>((resolve) => {
+        this.changed = resolve;
+      });
+    }
+  }
+
+  async ends(): Promise<number> {
+    while (this.status === null) {
+      await new Promise<void>((resolve) => {
+        this.changed = resolve;
+      });
+    }
+    return this.status;
+  }
+
+  type(text: string): void {
+    this.child.stdin?.write(text);
+  }
+
+  stop(): void {
+    this.child.kill();
+  }
+}
+
+let bios: string[];
+beforeAll(async () => {
+  const { bios: firmware, vga } = await seabios();
+  bios = ["--firmware", firmware, "--video-bios", vga, "--memory", "128M"];
+});
+
+async function talk(args: readonly string[], talking: (guest: Guest) => Promise<void>): Promise<void> {
+  const guest = new Guest(...args);
+  try {
+    await talking(guest);
+  } finally {
+    guest.stop();
+  }
+}
+
+for (const accel of ["none", "vmx"] as const) {
+  describe(`firmware from Debian, accel ${accel}`, () => {
+    test("SeaBIOS says who it is, on the serial port and on its debug port, and finds nothing to boot", async () => {
+      await talk([...bios, "--accel", accel], async (guest) => {
+        await guest.says("SeaBIOS (version ");
+        await guest.says("No bootable device.");
+        expect(guest.errors).toContain("SeaBIOS (version ");
+        expect(guest.errors).toMatch(/PCI: init bdf=00:02.0 id=1234:1111/);
+        expect(guest.errors).toContain("ACPI: parse DSDT");
+      });
+    });
+
+    test("SeaBIOS boots a CD-ROM: ISOLINUX starts iPXE, which says who it is", async () => {
+      await talk([...bios, "--accel", accel, await ipxe()], async (guest) => {
+        await guest.says("Booting from DVD/CD...");
+        await guest.says("ISOLINUX");
+        await guest.says("iPXE initialising devices...");
+        await guest.says(/iPXE \d\S+ -- Open Source Network Boot Firmware/);
+      });
+    });
+
+    test("OVMF gets to the UEFI shell, which takes a command", async () => {
+      const { code, variables } = await ovmf();
+      await talk(["--accel", accel, "--memory", "256M", "--firmware-vars", variables, code], async (guest) => {
+        await guest.says("UEFI Interactive Shell");
+        await guest.says("to skip startup.nsh");
+        guest.type("\u001b");
+        await guest.says("Shell> ");
+        guest.type("echo 6 times 7\r");
+        await guest.says(/echo 6 times 7\s+6 times 7/);
+      });
+    });
+  });
+}
+
+describe("GRUB from its rescue CD-ROM", () => {
+  test("shows its prompt, reads a disk, and boots a multiboot guest from it", async () => {
+    const hello = readFileSync(join(root, "samples", "hello-guest", "hello.elf"));
+    const disk = await tarDisk([{ name: "hello.elf", bytes: hello }]);
+    await talk([...bios, "--ide-disk", disk, await grub()], async (guest) => {
+      await guest.says("GNU GRUB");
+      await guest.says("automatically in");
+      guest.type("c");
+      await guest.says("grub> ");
+      guest.type("ls (hd0)/\r");
+      await guest.says("hello.elf");
+      await guest.says("grub> ");
+      guest.type("multiboot (hd0)/hello.elf\r");
+      await guest.says("grub> ");
+      guest.type("boot\r");
+      const direct = new Guest("--accel", "none", join(root, "samples", "hello-guest", "hello.elf"));
+      const status = await direct.ends();
+      for (const line of direct.output.split("\n").slice(0, 1)) await guest.says(line.trim());
+      expect(await guest.ends()).toBe(status);
+    });
+  });
+});
+
+describe("Xen by the multiboot protocol", () => {
+  const append = "no-real-mode console=com1 com1=115200,8n1 loglvl=all";
+
+  for (const accel of ["none", "vmx"] as const) {
+    test(`accel ${accel}: its own boot messages, then it builds dom0 from Debian's kernel`, async () => {
+      const { vmlinuz } = await debianKernel("cloud");
+      const args = ["--accel", accel, "--memory", "512M", "--append", append, "--initrd", vmlinuz, await xen()];
+      await talk(args, async (guest) => {
+        await guest.says("(XEN) Xen version 4.");
+        await guest.says("(XEN) Using scheduler:");
+        await guest.says("(XEN) Brought up 1 CPUs");
+        await guest.says("(XEN) *** Building a PV Dom0 ***");
+        await guest.says("(XEN) Freed");
+      });
+    });
+  }
+});
