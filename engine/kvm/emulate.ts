@@ -278,9 +278,16 @@ export class X86Emulator extends EmulFlags {
     const product = signed(a, dst.size) * signed(b, dst.size);
     const r = product & maskOf(dst.size);
     const over = signed(r, dst.size) !== product;
+    this.setProductFlags(r, dst.size, over);
+    this.writeReg(dst.reg, dst.size, r);
+  }
+
+  /** CF and OF tell whether the upper half counts; the others are undefined, and follow the lower half here. */
+  private setProductFlags(low: bigint, size: number, over: boolean): void {
+    this.setResultFlags(low, size);
+    this.setFlag(Rflags.AF, false);
     this.setFlag(Rflags.CF, over);
     this.setFlag(Rflags.OF, over);
-    this.writeReg(dst.reg, dst.size, r);
   }
 
   /** One-operand MUL, IMUL, DIV, IDIV with the accumulator pair. */
@@ -304,8 +311,7 @@ export class X86Emulator extends EmulFlags {
       const a = this.readReg(VcpuReg.RAX, size);
       const product = m === "MUL" ? a * b : signed(a, size) * signed(b, size);
       const over = m === "MUL" ? product >> bits !== 0n : signed(product, size) !== product;
-      this.setFlag(Rflags.CF, over);
-      this.setFlag(Rflags.OF, over);
+      this.setProductFlags(product & maskOf(size), size, over);
       putPair(product & maskOf(size), (product >> bits) & maskOf(size));
       return;
     }

@@ -120,6 +120,7 @@ export class EmulFlags {
         return r;
       }
     }
+    this.setFlag(Rflags.AF, false);
     this.setResultFlags(r, size);
     return r;
   }
@@ -166,6 +167,7 @@ export class EmulFlags {
     const r = m === "SHLD" ? ((a << n) | (b >> rest)) & maskOf(size) : ((a >> n) | (b << rest)) & maskOf(size);
     this.setFlag(Rflags.CF, ((m === "SHLD" ? a >> rest : a >> (n - 1n)) & 1n) !== 0n);
     this.setFlag(Rflags.OF, ((a ^ r) & signOf(size)) !== 0n);
+    this.setFlag(Rflags.AF, false);
     this.setResultFlags(r, size);
     return r;
   }
@@ -187,8 +189,11 @@ export class EmulFlags {
       this.setFlag(Rflags.ZF, n === 0);
       return BigInt(n);
     }
+    const index = BigInt(m === "BSF" ? lowest : highest);
+    for (const flag of [Rflags.CF, Rflags.OF, Rflags.AF]) this.setFlag(flag, false);
+    this.setResultFlags(value === 0n ? 0n : index, size);
     this.setFlag(Rflags.ZF, value === 0n);
-    return value === 0n ? null : BigInt(m === "BSF" ? lowest : highest);
+    return value === 0n ? null : index;
   }
 
   /** DAA, DAS, AAA, AAS, AAM, AAD on AX (SDM 2A). @returns the new AX, or null for #DE */
@@ -196,6 +201,7 @@ export class EmulFlags {
     let al = ax & 0xff;
     let ah = (ax >> 8) & 0xff;
     const adjustLow = (al & 0xf) > 9 || this.flag(Rflags.AF);
+    this.setFlag(Rflags.OF, false);
     switch (m) {
       case "DAA":
       case "DAS": {
@@ -222,13 +228,18 @@ export class EmulFlags {
         }
         this.setFlag(Rflags.AF, adjustLow);
         this.setFlag(Rflags.CF, adjustLow);
-        return (ah << 8) | (al & 0xf);
+        al &= 0xf;
+        break;
       case "AAM":
         if (base === 0) return null;
+        this.setFlag(Rflags.CF, false);
+        this.setFlag(Rflags.AF, false);
         ah = Math.floor(al / base);
         al %= base;
         break;
       default:
+        this.setFlag(Rflags.CF, false);
+        this.setFlag(Rflags.AF, false);
         al = (al + ah * base) & 0xff;
         ah = 0;
     }

@@ -23,7 +23,7 @@ import { type KVMState, kvmCommit, kvmFailure, kvmInit, kvmIrqchipSendMsi, kvmSe
 import { kvmApicExternalNmi, X86Cpu } from "./kvm/x86-cpu";
 import type { AddressSpace, VcpuView } from "./machine";
 import { GuestMemory } from "./memory-map";
-import type { PcBoard } from "./pc";
+import { type PcBoard, RTC_START } from "./pc";
 import { type Run, readRuns, runsOf, writeRuns } from "./scattered-memory";
 
 /** Instructions of a vCPU thread's turn when others want to run too. */
@@ -59,6 +59,7 @@ export class KvmAccelerator implements Accelerator {
       clock,
       trace,
       tier: config.tier,
+      realtimeOffset: RTC_START * 1e9,
     });
     this.guestMemory = new GuestMemory(
       config.memory,

@@ -88,7 +88,9 @@ export class TestHost implements Host {
 
   /** Writes into guest RAM as the QEMU process would. */
   poke(gpa: number, bytes: Iterable<number>): void {
-    this.memory.write(RAM_HPA + gpa, Uint8Array.from(bytes));
+    const data = Uint8Array.from(bytes);
+    this.memory.write(RAM_HPA + gpa, data);
+    for (const cpu of this.processors) cpu.code.invalidatePhysical(RAM_HPA + gpa, data.length);
   }
   peek(gpa: number, length: number): Uint8Array {
     return this.memory.read(RAM_HPA + gpa, length);

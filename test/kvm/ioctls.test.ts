@@ -188,10 +188,13 @@ test("module parameters: unknown, of the wrong type, and not honoured ones are e
   expect(open({ npt: true })).toThrow(/npt does not exist/);
   expect(open({ ept: 1 })).toThrow(/ept=1: a bool is expected/);
   expect(open({ ple_gap: -1 })).toThrow(/ple_gap=-1: a uint is expected/);
-  expect(open({ ept: false })).toThrow(/ept=false: only true is supported/);
+  expect(open({ tdp_mmu: false })).toThrow(/tdp_mmu=false: only true is supported by this model \(the shadow MMU/);
   expect(open({ nested: true })).toThrow(/nested=true: only false is supported/);
   expect(open({ ple_gap: 0, vpid: false, halt_poll_ns: 0 })).not.toThrow();
-  for (const p of KVM_PARAMS) expect(p.help.length).toBeGreaterThan(10);
+  for (const p of KVM_PARAMS) {
+    expect(p.help.length).toBeGreaterThan(10);
+    expect(p.honoured || p.why.length > 10, p.name).toBe(true);
+  }
 });
 
 test("KVM_RUN with reserved kvm_valid_regs is EINVAL; register sets travel in kvm_run (KVM_CAP_SYNC_REGS)", () => {

@@ -129,6 +129,18 @@ for (const accel of ["none", "vmx"] as const) {
   });
 }
 
+describe("SeaBIOS boots the first hard disk's master boot record", () => {
+  // The CD-ROM image is a disk image as well.
+  test.each(["--ide-disk", "--disk"])("of a drive given by %s: GRUB comes to its menu", async (option) => {
+    const [, firmware, ...rest] = bios;
+    await talk([...rest, option, await grub(), firmware], async (guest) => {
+      await guest.says("Booting from Hard Disk...");
+      await guest.says("GRUB loading.");
+      await guest.says("GNU GRUB");
+    });
+  });
+});
+
 describe("GRUB from its rescue CD-ROM", () => {
   test("shows its prompt, reads a disk, and boots a multiboot guest from it", async () => {
     const hello = readFileSync(join(root, "samples", "hello-guest", "hello.elf"));

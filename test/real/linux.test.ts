@@ -19,7 +19,11 @@ interface Outcome {
   readonly status: number | null;
   readonly output: string;
   readonly errors: string;
-  readonly stats: { readonly instructions: number; readonly cpuSeconds: number; readonly exits: Record<string, number> };
+  readonly stats: {
+    readonly instructions: number;
+    readonly cpuSeconds: number;
+    readonly exits: Record<string, number>;
+  };
 }
 
 let kernel: Kernel;
@@ -45,7 +49,9 @@ function boot(name: string, options: readonly string[], typed: string, append = 
     });
     child.on("close", (status) => {
       const stats = existsSync(statsFile) ? JSON.parse(readFileSync(statsFile, "utf8")) : {};
-      console.log(`${name}: status ${status}, ${stats.instructions} instructions, ${stats.cpuSeconds} CPU s\n${errors}`);
+      console.log(
+        `${name}: status ${status}, ${stats.instructions} instructions, ${stats.cpuSeconds} CPU s\n${errors}`,
+      );
       resolve({ status, output: output.replaceAll("\r", ""), errors, stats });
     });
     child.stdin.end(typed);
@@ -94,29 +100,32 @@ describe("virtio devices of Debian's kernel", () => {
     }));
   const load = "for m in /lib/*.ko; do insmod $m; done";
 
-  test.skipIf(!existsSync("/sbin/mkfs.ext4"))("an ext4 file system on /dev/vda: read, written, written back", async () => {
-    const files = join(work, "files");
-    const image = join(work, "disk.img");
-    execFileSync("mkdir", ["-p", files]);
-    writeFileSync(join(files, "hello"), "hello from the disk\n");
-    writeFileSync(image, "");
-    truncateSync(image, 16 << 20);
-    execFileSync("/sbin/mkfs.ext4", ["-q", "-d", files, image]);
-    const mount = `${load}; mount -t ext4 /dev/vda /mnt`;
-    const withModules = await initramfs({ start: mount, extra: modules("virtio_pci", "virtio_blk") });
-    const original = readFileSync(image);
-    const options = ["--accel", "vmx", "--initrd", withModules];
-    const say = "cat /mnt/hello; cat /mnt/again; echo written > /mnt/again; umount /mnt; poweroff -f\n";
+  test.skipIf(!existsSync("/sbin/mkfs.ext4"))(
+    "an ext4 file system on /dev/vda: read, written, written back",
+    async () => {
+      const files = join(work, "files");
+      const image = join(work, "disk.img");
+      execFileSync("mkdir", ["-p", files]);
+      writeFileSync(join(files, "hello"), "hello from the disk\n");
+      writeFileSync(image, "");
+      truncateSync(image, 16 << 20);
+      execFileSync("/sbin/mkfs.ext4", ["-q", "-d", files, image]);
+      const mount = `${load}; mount -t ext4 /dev/vda /mnt`;
+      const withModules = await initramfs({ start: mount, extra: modules("virtio_pci", "virtio_blk") });
+      const original = readFileSync(image);
+      const options = ["--accel", "vmx", "--initrd", withModules];
+      const say = "cat /mnt/hello; cat /mnt/again; echo written > /mnt/again; umount /mnt; poweroff -f\n";
 
-    const first = await boot("disk", [...options, "--disk", image], say);
-    expect(first.output).toContain("\nhello from the disk\n");
-    expect(first.status).toBe(0);
-    expect(readFileSync(image).equals(original)).toBe(true);
+      const first = await boot("disk", [...options, "--disk", image], say);
+      expect(first.output).toContain("\nhello from the disk\n");
+      expect(first.status).toBe(0);
+      expect(readFileSync(image).equals(original)).toBe(true);
 
-    const second = await boot("disk-write", [...options, "--disk", `${image},write`], say);
-    expect(second.status).toBe(0);
-    const third = await boot("disk-again", [...options, "--disk", image], say, "console=ttyS0 pci=nomsi");
-    expect(third.output).toContain("\nwritten\n");
-    expect(third.output.split("\n").filter((line) => TROUBLE.test(line))).toEqual([]);
-  });
+      const second = await boot("disk-write", [...options, "--disk", `${image},write`], say);
+      expect(second.status).toBe(0);
+      const third = await boot("disk-again", [...options, "--disk", image], say, "console=ttyS0 pci=nomsi");
+      expect(third.output).toContain("\nwritten\n");
+      expect(third.output.split("\n").filter((line) => TROUBLE.test(line))).toEqual([]);
+    },
+  );
 });

@@ -9,7 +9,7 @@ import { OPCODES, rowOn } from "../isa/opcodes";
 import { NEVER_CACHED } from "../memory/contexts";
 import { CodeMode, CpuState, Off, Seg, SegPart } from "../state";
 import { ArenaFlushed, type CodePage, type CodeStore } from "./code-store";
-import { type Binding, branchTarget, RecordFault, writePseudo, writeRecord } from "./record-writer";
+import { type Binding, RecordFault, writePseudo, writeRecord } from "./record-writer";
 
 /** Longest run of instructions decoded in one go. */
 const MAX_RUN = 48;
@@ -199,12 +199,11 @@ export class VcpuCode implements CodeCache {
     if (!stale || stale.length === 0 || store.stopsAt(page, offset)) return false;
     const { u8 } = store.memory;
     const length = decode(u8, page.host + offset, page.host + 4096, codeWidth(this.mode), scratch);
-    if (length !== stale.length || this.faultOf(length, rip) !== 0) return false;
+    const [lo, hi] = halvesOf(rip);
+    if (length !== stale.length || this.faultOf(length, lo) !== 0) return false;
     const { record } = stale;
-    this.write(record, 0, rip);
-    if (scratch.operands[0].kind === OperandKind.RELATIVE) {
-      this.link(page, record, branchTarget(scratch, rip, this.mode === CodeMode.LONG64));
-    }
+    this.write(record, 0, lo, hi);
+    if (scratch.operands[0].kind === OperandKind.RELATIVE) this.link(page, record);
     this.enter(page, offset, record);
     return true;
   }
@@ -224,62 +223,70 @@ export class VcpuCode implements CodeCache {
   /** Decodes from `offset` on until control leaves for good, the page ends, or known code is reached. */
   private decodeRun(page: CodePage, start: number, startRip: bigint): number {
     const { store, scratch, cpu } = this;
-    const { i32, u8 } = store.memory;
-    const long = this.mode === CodeMode.LONG64;
+    const { memory } = store;
+    const { i32, u8 } = memory;
     const width = codeWidth(this.mode);
     const table = page.table >> 2;
+    const stops = store.hasBreakpoints(page);
     const first = store.allocate((MAX_RUN * 2 + 3) * RECORD_SIZE);
+    const [startLo, hi] = halvesOf(startRip);
     let at = first;
     let offset = start;
-    let rip = startRip;
-    const begun: [offset: number, record: number][] = [];
+    begun.length = 0;
     for (let n = 0; ; n++) {
+      // A run stays on its page, so that the upper half of RIP stays as it is, but for what leads on behind it.
+      const lo = (startLo + (offset - start)) | 0;
       if (offset >= 4096 || n >= MAX_RUN) {
-        writePseudo(store.memory, at, Key.GOTO, rip);
+        writePseudo(memory, at, Key.GOTO, lo, this.upperBehind(startLo, lo, hi));
         break;
       }
       const known = i32[table + offset];
       if (known !== 0) {
-        writePseudo(store.memory, at, Key.GOTO, rip, known);
+        writePseudo(memory, at, Key.GOTO, lo, hi, known);
         break;
       }
-      begun.push([offset, at]);
-      if (store.stopsAt(page, offset)) {
-        writePseudo(store.memory, at, Key.BREAK, rip);
+      begun.push(offset, at);
+      if (stops && store.stopsAt(page, offset)) {
+        writePseudo(memory, at, Key.BREAK, lo, hi);
         at += RECORD_SIZE;
       }
       const length = decode(u8, page.host + offset, page.host + 4096, width, scratch);
       if (length === DecodeError.MORE) {
         store.markDecoded(page.frame, offset, 4096 - offset);
-        this.writeCross(at, rip);
+        this.writeCross(at, lo, hi);
         at += 2 * RECORD_SIZE;
         break;
       }
       store.markDecoded(page.frame, offset, length > 0 ? length : MAX_INSTRUCTION_LENGTH);
-      const fault = this.faultOf(length, rip);
-      this.write(at, fault, rip);
+      const fault = this.faultOf(length, lo);
+      this.write(at, fault, lo, hi);
       if (fault !== 0) break;
-      if (scratch.operands[0].kind === OperandKind.RELATIVE) this.link(page, at, branchTarget(scratch, rip, long));
+      if (scratch.operands[0].kind === OperandKind.RELATIVE) this.link(page, at);
       at += RECORD_SIZE;
       offset += length;
-      rip = rip + BigInt(length);
-      if (ENDS.has(OPCODES[scratch.opcode].mnemonic)) {
-        writePseudo(store.memory, at, Key.GOTO, rip);
+      if (ENDS[scratch.opcode]) {
+        const behind = (lo + length) | 0;
+        writePseudo(memory, at, Key.GOTO, behind, this.upperBehind(startLo, behind, hi));
         break;
       }
     }
     store.shrink(at + RECORD_SIZE);
-    for (const [o, record] of begun) this.enter(page, o, record);
+    for (let i = 0; i < begun.length; i += 2) this.enter(page, begun[i], begun[i + 1]);
     if (cpu.state.base !== 0) throw new Error("code is decoded for the running vCPU only");
     return first;
   }
 
+  /** Upper half of a RIP at or behind `start`, less than 2 pages away. */
+  private upperBehind(startLo: number, lo: number, hi: number): number {
+    return lo >>> 0 < startLo >>> 0 ? (hi + 1) | 0 : hi;
+  }
+
   /** The RecordFault that the processor raises instead of what `scratch` holds, or 0. */
-  private faultOf(length: number, rip: bigint): number {
+  private faultOf(length: number, ripLo: number): number {
     const { scratch } = this;
     if (length === DecodeError.UD) return RecordFault.UD;
     if (length <= 0) return RecordFault.GP;
-    if (this.mode !== CodeMode.LONG64 && rip + BigInt(length - 1) > BigInt(this.limit >>> 0)) return RecordFault.GP;
+    if (this.mode !== CodeMode.LONG64 && (ripLo >>> 0) + length - 1 > this.limit >>> 0) return RecordFault.GP;
     const row = OPCODES[scratch.opcode];
     const effective = rowOn(this.cpu.model.features, row);
     if (!effective || (row.protectedOnly && this.mode <= CodeMode.VM86)) return RecordFault.UD;
@@ -288,10 +295,10 @@ export class VcpuCode implements CodeCache {
   }
 
   /** The record of what `scratch` holds, or of an exception. */
-  private write(at: number, fault: number, rip: bigint, instructionIndex?: number): void {
+  private write(at: number, fault: number, ripLo: number, ripHi: number, instructionIndex?: number): void {
     const { scratch, store } = this;
     if (fault !== 0) {
-      writePseudo(store.memory, at, Key.SYSTEM, rip);
+      writePseudo(store.memory, at, Key.SYSTEM, ripLo, ripHi);
       store.memory.i32[(at + Rec.HANDLER) >> 2] = fault;
       return;
     }
@@ -300,15 +307,15 @@ export class VcpuCode implements CodeCache {
       binding.handler = instructionIndex ?? store.instructions.length;
       store.instructions[binding.handler] = copyInstruction(scratch);
     }
-    writeRecord(store.memory, at, binding, scratch, rip, this.mode === CodeMode.LONG64);
+    writeRecord(store.memory, at, binding, scratch, ripLo, ripHi, this.mode === CodeMode.LONG64);
   }
 
   /**
    * An instruction that goes on in the next page: CROSS, and space for its record and what leads on. Nothing of the next
    * page is looked at before the instruction is executed.
    */
-  private writeCross(at: number, rip: bigint): void {
-    writePseudo(this.store.memory, at, Key.CROSS, rip);
+  private writeCross(at: number, ripLo: number, ripHi: number): void {
+    writePseudo(this.store.memory, at, Key.CROSS, ripLo, ripHi);
     this.store.memory.i32[(at + Rec.EXPECTED) >> 2] = -1;
   }
 
@@ -352,21 +359,25 @@ export class VcpuCode implements CodeCache {
     bytes.set(u8.subarray(start, start + before));
     bytes.set(u8.subarray(host, host + MAX_INSTRUCTION_LENGTH - before), before);
     const length = decode(bytes, 0, MAX_INSTRUCTION_LENGTH, codeWidth(this.mode), scratch);
-    const fault = this.faultOf(length, rip);
+    const [ripLo, ripHi] = halvesOf(rip);
+    const fault = this.faultOf(length, ripLo);
     store.markDecoded(frame, 0, (length > 0 ? length : MAX_INSTRUCTION_LENGTH) - before);
-    this.write(own, fault, rip);
+    this.write(own, fault, ripLo, ripHi);
     this.binder.prepare();
-    writePseudo(store.memory, own + RECORD_SIZE, Key.GOTO, rip + BigInt(Math.max(length, 0)));
+    writePseudo(store.memory, own + RECORD_SIZE, Key.GOTO, ...halvesOf(rip + BigInt(Math.max(length, 0))));
     i32[(record + Rec.EXPECTED) >> 2] = table;
     return own;
   }
 
   /** Sets LINK of a branch whose target lies on its page, now or when the target is decoded. */
-  private link(page: CodePage, record: number, target: bigint): void {
-    const linear = this.linearOf(target);
-    if ((linear & ~0xfffn) !== page.linear) return;
-    const offset = Number(linear & 0xfffn);
-    const i32 = this.store.memory.i32;
+  private link(page: CodePage, record: number): void {
+    const { i32 } = this.store.memory;
+    // In 64-bit mode linear addresses are RIPs, elsewhere the upper half of both is 0 and the base is added.
+    const target = (i32[(record + Rec.IMMEDIATE) >> 2] + this.base) | 0;
+    const ripLo = (i32[(record + Rec.RIP) >> 2] + this.base) | 0;
+    if ((target & ~0xfff) !== (ripLo & ~0xfff)) return;
+    if (i32[(record + Rec.IMMEDIATE + 4) >> 2] !== i32[(record + Rec.RIP + 4) >> 2]) return;
+    const offset = target & 0xfff;
     const there = i32[(page.table >> 2) + offset];
     if (there !== 0) i32[(record + Rec.LINK) >> 2] = there;
     else {
@@ -402,9 +413,10 @@ export class VcpuCode implements CodeCache {
       this.crossGeneration = store.generation;
     }
     const at = this.crossRecords;
-    this.write(at, this.faultOf(length, rip), rip, this.crossIndex);
+    const [ripLo, ripHi] = halvesOf(rip);
+    this.write(at, this.faultOf(length, ripLo), ripLo, ripHi, this.crossIndex);
     this.binder.prepare();
-    writePseudo(store.memory, at + RECORD_SIZE, Key.GOTO, rip + BigInt(Math.max(length, 0)));
+    writePseudo(store.memory, at + RECORD_SIZE, Key.GOTO, ...halvesOf(rip + BigInt(Math.max(length, 0))));
     return at;
   }
 
@@ -419,8 +431,17 @@ export class VcpuCode implements CodeCache {
   }
 }
 
+/** A RIP as two signed halves. */
+const halvesOf = (rip: bigint): [lo: number, hi: number] => [
+  Number(rip & MASK32) | 0,
+  Number((rip >> 32n) & MASK32) | 0,
+];
+
+/** Offsets and records of the run being decoded, in pairs. */
+const begun: number[] = [];
+
 /** Behind these nothing follows that is surely code. */
-const ENDS: ReadonlySet<string> = new Set([
+const ENDING: ReadonlySet<string> = new Set([
   "JMP",
   "JMP_FAR",
   "RET",
@@ -436,6 +457,8 @@ const ENDS: ReadonlySet<string> = new Set([
   "VMLAUNCH",
   "VMRESUME",
 ]);
+
+const ENDS = OPCODES.map((row) => ENDING.has(row.mnemonic));
 
 function copyInstruction(from: Instruction): Instruction {
   const [a, b, c, d] = from.operands;

@@ -53,8 +53,20 @@ export function branchTarget(instruction: Instruction, rip: bigint, long: boolea
   return BigInt.asUintN(long ? 64 : instruction.operandSize * 8, target);
 }
 
+/** Puts rip + offset at host offset `at`, where rip is given as two halves and `offset` is a number below 2^53. */
+function writeSum({ i32 }: RecordViews, at: number, ripLo: number, ripHi: number, offset: number, bytes: number): void {
+  const sum = (ripLo >>> 0) + offset;
+  i32[at >> 2] = bytes === 2 ? sum & 0xffff : sum | 0;
+  i32[(at + 4) >> 2] = bytes === 8 ? (ripHi + Math.floor(sum / 0x1_0000_0000)) | 0 : 0;
+}
+
+/** Mnemonics by row that this file asks for. */
+const IS_LEA = OPCODES.map((row) => row.mnemonic === "LEA");
+const IS_POP = OPCODES.map((row) => row.mnemonic === "POP");
+
 /**
  * Writes the record at host offset `at`.
+ * @param ripLo RIP of the instruction as two signed halves
  * @param long 64-bit mode: the base of FS or GS then takes the place of an absent base or index register where there is one
  */
 export function writeRecord(
@@ -62,25 +74,21 @@ export function writeRecord(
   at: number,
   binding: Binding,
   instruction: Instruction,
-  rip: bigint,
+  ripLo: number,
+  ripHi: number,
   long: boolean,
 ): void {
-  const { i32, u8, view } = memory;
+  const { i32, u8 } = memory;
+  const { opcode, operands, length } = instruction;
   i32[(at + Rec.KEY) >> 2] = binding.key;
   i32[(at + Rec.OPERAND0) >> 2] = operandOffset(instruction, 0);
   i32[(at + Rec.OPERAND1) >> 2] = operandOffset(instruction, 1);
   let base = registerOffset(instruction.base);
   let index = instruction.vsib ? vectorOffset(instruction.index) : registerOffset(instruction.index);
   let { scale } = instruction;
-  const { mnemonic } = OPCODES[instruction.opcode];
   // A segment has no part in LEA.
-  if (
-    long &&
-    instruction.segment >= Seg.FS &&
-    instruction.addressSize === 8 &&
-    mnemonic !== "LEA" &&
-    !instruction.vsib
-  ) {
+  const based = long && instruction.segment >= Seg.FS && instruction.addressSize === 8;
+  if (based && !IS_LEA[opcode] && !instruction.vsib) {
     const segmentBase = CpuState.segOffset(instruction.segment) + SegPart.BASE;
     if (index === Off.ZERO) {
       index = segmentBase;
@@ -92,30 +100,32 @@ export function writeRecord(
   u8[at + Rec.SCALE] = scale;
   u8[at + Rec.SEGMENT] = instruction.segment;
   u8[at + Rec.ADDRESS_SIZE] = instruction.addressSize;
-  u8[at + Rec.LENGTH] = instruction.length;
+  u8[at + Rec.LENGTH] = length;
   if (instruction.base === RIP_BASE) {
-    const address = rip + BigInt(instruction.length) + BigInt(instruction.displacement);
-    view.setBigUint64(at + Rec.DISPLACEMENT, BigInt.asUintN(instruction.addressSize * 8, address), true);
+    const offset = length + instruction.displacement;
+    writeSum(memory, at + Rec.DISPLACEMENT, ripLo, ripHi, offset, instruction.addressSize);
   } else {
     let { displacement, displacementHigh } = instruction;
-    if (mnemonic === "POP" && instruction.base === Gpr.RSP && instruction.operands[0].kind === OperandKind.MEMORY) {
+    if (IS_POP[opcode] && instruction.base === Gpr.RSP && operands[0].kind === OperandKind.MEMORY) {
       // POP to memory forms its address with the stack pointer already incremented (SDM 2B POP).
-      const sum = BigInt(displacement) + BigInt(instruction.operandSize);
-      displacement = Number(BigInt.asIntN(32, sum));
-      displacementHigh = Number(sum >> 32n);
+      const sum = displacement + instruction.operandSize;
+      displacement = sum | 0;
+      displacementHigh = Math.floor(sum / 0x1_0000_0000);
     }
     i32[(at + Rec.DISPLACEMENT) >> 2] = displacement;
     i32[(at + Rec.DISPLACEMENT + 4) >> 2] = displacementHigh;
   }
-  if (instruction.operands[0].kind === OperandKind.RELATIVE) {
-    view.setBigUint64(at + Rec.IMMEDIATE, branchTarget(instruction, rip, long), true);
+  if (operands[0].kind === OperandKind.RELATIVE) {
+    const bytes = long ? 8 : instruction.operandSize;
+    writeSum(memory, at + Rec.IMMEDIATE, ripLo, ripHi, length + instruction.immediate, bytes);
   } else {
     i32[(at + Rec.IMMEDIATE) >> 2] = instruction.immediate;
     i32[(at + Rec.IMMEDIATE + 4) >> 2] = instruction.immediateHigh;
   }
-  view.setBigUint64(at + Rec.RIP, rip, true);
+  i32[(at + Rec.RIP) >> 2] = ripLo;
+  i32[(at + Rec.RIP + 4) >> 2] = ripHi;
   i32[(at + Rec.LINK) >> 2] = 0;
-  if (instruction.operands[2].kind !== OperandKind.NONE) {
+  if (operands[2].kind !== OperandKind.NONE) {
     i32[(at + Rec.OPERAND2) >> 2] = operandOffset(instruction, 2) | (operandOffset(instruction, 3) << 16);
   }
   i32[(at + Rec.HANDLER) >> 2] = binding.handler;
@@ -123,10 +133,19 @@ export function writeRecord(
   i32[(at + Rec.EXPECTED) >> 2] = 0;
 }
 
-/** Writes a pseudo-record that stands before, or leads to, `rip`. */
-export function writePseudo(memory: RecordViews, at: number, key: number, rip: bigint, link = 0): void {
-  memory.i32.fill(0, at >> 2, (at + RECORD_SIZE) >> 2);
-  memory.i32[(at + Rec.KEY) >> 2] = key;
-  memory.view.setBigUint64(at + Rec.RIP, rip, true);
-  memory.i32[(at + Rec.LINK) >> 2] = link;
+/** Writes a pseudo-record that stands before, or leads to, a RIP given as two halves. */
+export function writePseudo(
+  memory: RecordViews,
+  at: number,
+  key: number,
+  ripLo: number,
+  ripHi: number,
+  link = 0,
+): void {
+  const { i32 } = memory;
+  i32.fill(0, at >> 2, (at + RECORD_SIZE) >> 2);
+  i32[(at + Rec.KEY) >> 2] = key;
+  i32[(at + Rec.RIP) >> 2] = ripLo;
+  i32[(at + Rec.RIP + 4) >> 2] = ripHi;
+  i32[(at + Rec.LINK) >> 2] = link;
 }

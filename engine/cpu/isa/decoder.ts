@@ -55,34 +55,36 @@ function conditions(row: OpcodeRow): number {
   return n;
 }
 
-function columnMatches(row: OpcodeRow, column: number): boolean {
-  switch (row.prefix) {
-    case "any":
-      return true;
-    case "NP":
-      return column === Column.NONE;
-    case "NFx":
-      return column === Column.NONE || column === Column.P66;
-    case "66":
-      return column === Column.P66;
-    case "F3":
-      return column === Column.PF3;
-    case "F2":
-      return column === Column.PF2;
-  }
+/** Columns of the prefixes that select a row. */
+const COLUMNS: Readonly<Record<OpcodeRow["prefix"], readonly number[]>> = {
+  any: [Column.NONE, Column.P66, Column.PF3, Column.PF2],
+  NP: [Column.NONE],
+  NFx: [Column.NONE, Column.P66],
+  "66": [Column.P66],
+  F3: [Column.PF3],
+  F2: [Column.PF2],
+};
+
+function modesOf(row: OpcodeRow): number[] {
+  return [0, 1, 2].filter((mode) => {
+    if (row.mode === (mode === 0 ? "o64" : "i64")) return false;
+    return row.w !== (mode === 2 ? "W0" : "W1");
+  });
 }
 
-function matches(row: OpcodeRow, column: number, mode: number, modrm: number): boolean {
-  if (!columnMatches(row, column)) return false;
-  if (row.mode === "i64" && mode !== 0) return false;
-  if (row.mode === "o64" && mode === 0) return false;
-  if (row.w === "W0" && mode === 2) return false;
-  if (row.w === "W1" && mode !== 2) return false;
-  if (!row.hasModrm) return true;
-  if (row.mod === "mem" && modrm >= 0xc0) return false;
-  if (row.mod === "reg" && modrm < 0xc0) return false;
-  if (row.reg >= 0 && row.reg !== ((modrm >> 3) & 7)) return false;
-  return row.rm < 0 || row.rm === (modrm & 7);
+/** Enters a row for all ModRM bytes it is about; `at` is the place of ModRM 0 in the block. */
+function enter(block: Int16Array, at: number, row: OpcodeRow): void {
+  const from = row.hasModrm && row.mod === "reg" ? 0xc0 : 0;
+  const to = row.hasModrm && row.mod === "mem" ? 0xc0 : 0x100;
+  if (!row.hasModrm || (row.reg < 0 && row.rm < 0)) {
+    block.fill(row.index, at + from, at + to);
+    return;
+  }
+  for (let group = from; group < to; group += 8) {
+    if (row.reg >= 0 && row.reg !== ((group >> 3) & 7)) continue;
+    if (row.rm < 0) block.fill(row.index, at + group, at + group + 8);
+    else block[at + group + row.rm] = row.index;
+  }
 }
 
 function buildTables(): Int16Array {
@@ -102,12 +104,8 @@ function buildTables(): Int16Array {
     const block = new Int16Array(VARIANT_SIZE).fill(NO_ROW);
     const ordered = [...rows].sort((a, b) => conditions(a) - conditions(b));
     for (const row of ordered) {
-      for (let column = 0; column < 4; column++) {
-        for (let mode = 0; mode < MODES; mode++) {
-          for (let modrm = 0; modrm < 256; modrm++) {
-            if (matches(row, column, mode, modrm)) block[(column * MODES + mode) * 256 + modrm] = row.index;
-          }
-        }
+      for (const column of COLUMNS[row.prefix]) {
+        for (const mode of modesOf(row)) enter(block, (column * MODES + mode) * 256, row);
       }
     }
     direct[key] = -2 - blocks.length;
@@ -122,11 +120,6 @@ function buildTables(): Int16Array {
 
 const variants = buildTables();
 
-/** Column of the mandatory prefix that VEX.pp stands for. */
-function vexColumn(row: OpcodeRow): number {
-  return row.prefix === "66" ? Column.P66 : row.prefix === "F3" ? Column.PF3 : row.prefix === "F2" ? Column.PF2 : 0;
-}
-
 function vexMatches(row: OpcodeRow, variant: number): boolean {
   const long = (variant & 64) !== 0;
   if (row.mode === (long ? "i64" : "o64")) return false;
@@ -139,7 +132,7 @@ function buildVexTables(): Int16Array {
   const byKey = new Map<number, OpcodeRow[]>();
   for (const row of OPCODES) {
     if (!row.vex) continue;
-    const key = (((row.map << 8) | row.opcode) << 2) | vexColumn(row);
+    const key = (((row.map << 8) | row.opcode) << 2) | COLUMNS[row.prefix][0];
     byKey.set(key, [...(byKey.get(key) ?? []), row]);
   }
   const blocks: number[] = [];

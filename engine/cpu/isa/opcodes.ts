@@ -174,6 +174,18 @@ function parseOperand(text: string): OperandSpec {
   return { code: name[0] as OperandCode, type: type as OperandType, access: access as OperandAccess };
 }
 
+/** Operands as written, parsed: there are few different ones. */
+const parsedOperands = new Map<string, readonly OperandSpec[]>();
+
+function parseOperands(text: string): readonly OperandSpec[] {
+  let operands = parsedOperands.get(text);
+  if (!operands) {
+    operands = text === "" ? [] : text.split(" ").map(parseOperand);
+    parsedOperands.set(text, operands);
+  }
+  return operands;
+}
+
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 type ParsedRow = Mutable<Omit<OpcodeRow, "features">> & { features: Feature[]; fallback?: string };
 
@@ -244,7 +256,7 @@ function parseRow(source: RowSource, index: number): ParsedRow {
     mod: "any",
     prefix: "any",
     w: "any",
-    operands: operands === "" ? [] : operands.split(" ").map(parseOperand),
+    operands: parseOperands(operands),
     lock: false,
     system: false,
     mode: "any",

@@ -197,7 +197,8 @@ export class Regions {
       const copy = copies.get(entry) as number;
       u8.copyWithin(copy, entry, entry + RECORD_SIZE);
       const behind = first.rip + BigInt(first.instruction.length);
-      writePseudo(this.memory, copy + RECORD_SIZE, Key.GOTO, behind, entry + RECORD_SIZE);
+      const lo = Number(behind & 0xffff_ffffn) | 0;
+      writePseudo(this.memory, copy + RECORD_SIZE, Key.GOTO, lo, Number(behind >> 32n) | 0, entry + RECORD_SIZE);
       i32[(entry + Rec.KEY) >> 2] = Key.REGION;
       i32[(entry + Rec.HANDLER) >> 2] = slot;
       i32[(entry + Rec.EXPECTED) >> 2] = copy;

@@ -3,7 +3,7 @@ import { type CpuidLeaf, type CpuModel, type Feature, XSAVE_COMPONENTS, XSAVE_HE
 
 /** Where CPUID shows a feature. */
 interface FeatureBit {
-  readonly leaf: 1 | 6 | 7 | 0xd | 0x8000_0001 | 0x8000_0008;
+  readonly leaf: 1 | 6 | 7 | 0xd | 0x8000_0001 | 0x8000_0008 | 0x8000_0021;
   readonly register: "eax" | "ebx" | "ecx" | "edx";
   readonly bit: number;
   readonly vendor?: CpuModel["vendor"];
@@ -43,6 +43,9 @@ const FEATURE_BITS: readonly (readonly [Feature, FeatureBit])[] = [
   // IBPB, IBRS, STIBP, SSBD; nothing is speculated on, so that stores are not bypassed either (26)
   ...group(0x8000_0008, "ebx", { wbnoinvd: 9, "spec-ctrl": [12, 14, 15, 24, 26] }, "AuthenticAMD"),
   ...group(0x8000_0008, "ebx", { wbnoinvd: 9 }, "GenuineIntel"),
+  // LFENCE serializes (2), loads of null selectors clear the base (6); SRSO (29), TSA (ecx 1, 2) do not exist
+  ...group(0x8000_0021, "eax", { "auto-ibrs": 8, topoext: [2, 6, 29] }, "AuthenticAMD"),
+  ...group(0x8000_0021, "ecx", { topoext: [1, 2] }, "AuthenticAMD"),
 ];
 
 /** A level of cache for leaf 4 (SDM 2A table 3-8). */
@@ -128,8 +131,8 @@ export function composeModel(d: ModelDescription): CpuModel {
   // CLFLUSH line size in units of 8 bytes, one logical processor.
   add(1, version, ((LINE / 8) << 8) | (1 << 16), flags(1, "ecx"), flags(1, "edx"));
   if (intel) {
-    // Descriptors: 64-byte prefetch, caches in leaf 4, TLBs in no leaf.
-    add(2, 0x00ff_ff01, 0xf0, 0, 0);
+    // Descriptors: TLBs 03H, 63H, 76H, B5H, C3H; caches in leaf 4 (FFH), 64-byte prefetch (F0H).
+    add(2, 0x7603_6301, 0x00f0_b5ff, 0, 0x00c3_0000);
     for (const [i, c] of CACHES.entries()) {
       add(4, ...cacheLeaf(c), 0, i);
     }
@@ -159,7 +162,7 @@ export function composeModel(d: ModelDescription): CpuModel {
   }
 
   const vendorWords = intel ? [0, 0, 0] : [word(d.vendor, 0), word(d.vendor, 8), word(d.vendor, 4)];
-  add(0x8000_0000, features.has("topoext") ? 0x8000_001e : 0x8000_0008, vendorWords[0], vendorWords[1], vendorWords[2]);
+  add(0x8000_0000, features.has("topoext") ? 0x8000_0021 : 0x8000_0008, vendorWords[0], vendorWords[1], vendorWords[2]);
   // AMD repeats most of leaf 1's EDX here (APM 3 E.4.1).
   const mirrored = intel ? 0 : flags(1, "edx") & 0x0183_f3ff;
   const extendedEdx = flags(0x8000_0001, "edx") | mirrored;
@@ -190,6 +193,7 @@ export function composeModel(d: ModelDescription): CpuModel {
     add(0x8000_001d, 0, 0, 0, 0, CACHES.length);
     // APIC id, core and node of this processor: machine/cpuid.ts.
     add(0x8000_001e, 0, 0, 0, 0);
+    add(0x8000_0021, flags(0x8000_0021, "eax"), 0, flags(0x8000_0021, "ecx"), 0);
   }
   return {
     name: d.name,

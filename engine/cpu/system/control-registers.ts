@@ -230,6 +230,7 @@ export function writeEfer(cpu: Cpu, value: bigint): void {
   if (features.has("lm")) allowed |= Efer.LME;
   if (features.has("nx")) allowed |= Efer.NXE;
   if (features.has("svm")) allowed |= Efer.SVME;
+  if (features.has("auto-ibrs")) allowed |= Efer.AIBRSE;
   const low = Number(value & 0xffff_ffffn) | 0;
   if (value >> 32n !== 0n || low & ~allowed) throw new CpuFault(Vector.GP, 0);
   const before = state.lo(Off.EFER);

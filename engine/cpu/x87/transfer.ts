@@ -177,6 +177,16 @@ const fst = (pops: number): SystemHandler =>
     if (masked && pops !== 0) pop(state);
   });
 
+/** FSTP ST(i) at its undocumented place (D9 D8): an empty ST(0) is popped without exception, and nothing is stored. */
+const fstpnce = computing(({ state }, instruction) => {
+  if (!isEmpty(state, 0)) {
+    readRegister(state, 0);
+    writeRegister(state, stackIndex(instruction));
+  }
+  raise(state, 0, false);
+  pop(state);
+});
+
 const fist = (pops: number, truncate: boolean): SystemHandler =>
   computing((cpu, instruction) => {
     const { state } = cpu;
@@ -289,6 +299,7 @@ export const transferHandlers: Readonly<Record<string, SystemHandler>> = {
   FBLD: fbld,
   FST: fst(0),
   FSTP: fst(1),
+  FSTPNCE: fstpnce,
   FIST: fist(0, false),
   FISTP: fist(1, false),
   FISTTP: fist(1, true),

@@ -38,6 +38,8 @@ export interface EmulatedHostOptions {
   readonly clock: VirtualClock;
   readonly trace: Tracer;
   readonly tier: 0 | 1;
+  /** Wall-clock time (ns since 1970) at virtual time 0. */
+  readonly realtimeOffset: number;
 }
 
 export class EmulatedHost implements Host {
@@ -46,6 +48,7 @@ export class EmulatedHost implements Host {
   readonly memory: PhysicalMemory;
   readonly clock: VirtualClock;
   readonly trace: Tracer;
+  readonly realtimeOffset: number;
   readonly engine: CpuEngine;
   readonly pages: Stateful<PagesState> = { state: { next: HOST_KERNEL_BASE, free: [] } };
   private readonly guestMemory: number;
@@ -54,6 +57,7 @@ export class EmulatedHost implements Host {
     const { clock, trace, model, tier, processors } = options;
     this.clock = clock;
     this.trace = trace;
+    this.realtimeOffset = options.realtimeOffset;
     this.guestMemory = options.guestMemory;
     this.memory = new PhysicalMemory(HOST_KERNEL_SIZE + options.guestMemory);
     this.memory.add("ram", "host kernel", HOST_KERNEL_BASE, HOST_KERNEL_SIZE);

@@ -4,12 +4,12 @@ import { join } from "node:path";
 import { Random } from "../random";
 import { undefinedState } from "./flags-undefined";
 import { generate, rowsFor } from "./generate";
-import { generateVector, vectorRowsFor } from "./generate-vector";
+import { generateVector, generateVectorProgram, vectorProgramRows, vectorRowsFor } from "./generate-vector";
 import { COMPLETED, type Instance, type Mode, type Result, startRip, type VectorState } from "./instance";
 import { generateProgram, programRows } from "./programs";
 
 /** What is compared: single instructions, or programs, in code of a mode. */
-export type Family = "integer" | "vector" | "programs";
+export type Family = "integer" | "vector" | "programs" | "vector-programs";
 
 export interface Series {
   readonly family: Family;
@@ -19,7 +19,7 @@ export interface Series {
   readonly batches: number;
 }
 
-/** 216,000 integer and 210,000 vector instructions, and 4,000 programs. */
+/** 216,000 integer and 210,000 vector instructions, and 6,500 programs. */
 export const SERIES: readonly Series[] = [
   { family: "integer", mode: 64, batch: 1000, batches: 116 },
   { family: "integer", mode: 32, batch: 1000, batches: 66 },
@@ -29,6 +29,8 @@ export const SERIES: readonly Series[] = [
   { family: "vector", mode: 16, batch: 1000, batches: 10 },
   { family: "programs", mode: 64, batch: 100, batches: 25 },
   { family: "programs", mode: 32, batch: 100, batches: 15 },
+  { family: "vector-programs", mode: 64, batch: 100, batches: 20 },
+  { family: "vector-programs", mode: 32, batch: 100, batches: 5 },
 ];
 
 /** A series' file in golden/. */
@@ -49,6 +51,11 @@ export function batchOf(series: Series, number: number): Instance[] {
   if (family === "programs") {
     const rows = programRows(mode === 64 ? 64 : 32);
     return Array.from({ length: batch }, () => generateProgram(rows, mode === 64 ? 64 : 32, random));
+  }
+  if (family === "vector-programs") {
+    const width = mode === 64 ? 64 : 32;
+    const rows = vectorProgramRows(width);
+    return Array.from({ length: batch }, () => generateVectorProgram(rows, width, random));
   }
   if (family === "vector") {
     const rows = vectorRowsFor(mode);

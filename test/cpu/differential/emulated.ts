@@ -277,7 +277,10 @@ export class Emulated {
     state.rip = BigInt(instance.mode === 16 ? instance.ip : CODE + instance.ip);
     state.rflags = instance.rflags | 0x202;
     if (instance.vector) this.loadVector(instance.vector);
-    if (instance.undefinedFlags !== undefined) return this.runProgram();
+    if (instance.undefinedFlags !== undefined) {
+      const result = this.runProgram();
+      return instance.vector ? { ...result, state: this.storeVector() } : result;
+    }
     const retired = cpu.retired;
     cpu.run(1);
     if (state.cpl === 0) return { ...this.faulted(), ...(instance.vector ? { state: this.storeVector() } : {}) };

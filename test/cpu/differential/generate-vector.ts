@@ -2,6 +2,8 @@
  * Random instances of every vector instruction in the opcode table, and of what shares their encodings: MMX, SSE, AVX, FMA,
  * BMI. Register values are drawn from those at which floating point and saturating integers change their ways.
  */
+import { decode } from "../../../engine/cpu/isa/decoder";
+import { newInstruction as newDecoded, OperandKind } from "../../../engine/cpu/isa/instruction";
 import { type Mnemonic, OPCODES, OpcodeMap, type OpcodeRow, type OperandSpec } from "../../../engine/cpu/isa/opcodes";
 import type { Random } from "../random";
 import { isVector } from "./generate";
@@ -212,6 +214,8 @@ class VectorBuilder {
     private readonly row: OpcodeRow,
     private readonly mode: Mode,
     private readonly random: Random,
+    /** Part of a program: registers and absolute addresses only, nothing that faults. */
+    private readonly plain = false,
   ) {
     this.instance = newInstance(mode);
     this.instance.vector = this.state;
@@ -220,6 +224,7 @@ class VectorBuilder {
     const other = random.oneIn(12);
     if (mode === 64) this.addressSize = other ? 4 : 8;
     else this.addressSize = (mode === 16) === (other || (row.vsib && mode === 16)) ? 4 : 2;
+    if (plain) this.addressSize = mode === 64 ? 8 : 4;
     if (mode === 32 && this.addressSize === 2) this.addressSize = 4;
   }
 
@@ -323,7 +328,8 @@ class VectorBuilder {
     if (row.align ? sha || !random.oneIn(10) : random.oneIn(3)) offset &= ~31;
     if (!row.align && random.oneIn(10)) offset = 4096 - random.between(1, 31);
     // Beyond the limit and misaligned: which of #SS and #GP it is, is not said.
-    const end = !sha && !(this.mode === 16 && row.align);
+    if (this.plain) offset &= ~31;
+    const end = !this.plain && !sha && !(this.mode === 16 && row.align);
     if (end && random.oneIn(30)) offset = DATA_SIZE - random.between(0, 40);
     this.place = offset;
     instance.patchAt = Math.min(offset, DATA_SIZE - 32);
@@ -371,8 +377,8 @@ class VectorBuilder {
       this.push(this.tail, this.target, 2);
       return;
     }
-    if (random.oneIn(8)) {
-      if (mode === 64 && random.oneIn(2)) {
+    if (this.plain || random.oneIn(8)) {
+      if (!this.plain && mode === 64 && random.oneIn(2)) {
         this.modrm = reg | 5;
         this.ripAt = 0;
         this.push(this.tail, 0, 4);
@@ -494,14 +500,15 @@ class VectorBuilder {
     const bytes: number[] = [];
     const natural = mode === 64 ? 8 : mode === 32 ? 4 : 2;
     if (this.addressSize !== natural) bytes.push(0x67);
-    if (random.oneIn(20)) bytes.push(mode === 64 ? random.pick([0x26, 0x2e, 0x36, 0x3e]) : random.pick([0x36, 0x3e]));
+    if (!this.plain && random.oneIn(20))
+      bytes.push(mode === 64 ? random.pick([0x26, 0x2e, 0x36, 0x3e]) : random.pick([0x36, 0x3e]));
     if (row.vex) this.vexPrefix(bytes);
     else {
       if (row.prefix === "66") bytes.push(0x66);
       if (row.prefix === "F3") bytes.push(0xf3);
       if (row.prefix === "F2") bytes.push(0xf2);
       if ((row.prefix === "F3" || row.prefix === "F2") && random.oneIn(40)) bytes.push(0x66);
-      if (random.oneIn(300)) bytes.unshift(0xf0);
+      if (!this.plain && random.oneIn(300)) bytes.unshift(0xf0);
       let { rex } = this;
       if (mode === 64 && this.wide) rex |= 8;
       if (rex !== 0 || (mode === 64 && random.oneIn(10))) bytes.push(0x40 | rex);
@@ -523,11 +530,11 @@ class VectorBuilder {
 
   private vexPrefix(bytes: number[]): void {
     const { row, random, rex } = this;
-    if (random.oneIn(300)) bytes.push(random.pick([0x66, 0xf2, 0xf3, 0xf0]));
+    if (!this.plain && random.oneIn(300)) bytes.push(random.pick([0x66, 0xf2, 0xf3, 0xf0]));
     const pp = { NP: 0, any: 0, NFx: 0, "66": 1, F3: 2, F2: 3 }[row.prefix];
     const unused = !row.operands.some((o) => o.code === "H" || o.code === "B");
     // vvvv must be 1111b where it is not an operand.
-    const vvvv = unused && random.oneIn(150) ? random.below(16) : this.vvvv;
+    const vvvv = unused && !this.plain && random.oneIn(150) ? random.below(16) : this.vvvv;
     const low = ((~vvvv & 15) << 3) | (this.length256 ? 4 : 0) | pp;
     const short = row.map === OpcodeMap.TWO && !(rex & 3) && !this.wide && random.oneIn(2);
     if (short) bytes.push(0xc5, (rex & 4 ? 0 : 0x80) | low);
@@ -543,4 +550,56 @@ class VectorBuilder {
 /** Instance number `index` of a batch goes through the rows in turn; the rest is chance. */
 export function generateVector(rows: readonly OpcodeRow[], index: number, mode: Mode, random: Random): Instance {
   return new VectorBuilder(rows[index % rows.length], mode, random).build();
+}
+
+/** Register of the loop's counter: not one that programs use. */
+const COUNTER = 5;
+const LOOPS = 3;
+const INSTRUCTIONS = 10;
+const RBX = 3;
+
+/** Not in programs: precise to 12 bits only, or dependent on more than registers and absolute addresses. */
+const NOT_IN_PROGRAMS = /^(RCP|RSQRT|MASKMOV|LDMXCSR)/;
+
+export function vectorProgramRows(mode: 32 | 64): readonly OpcodeRow[] {
+  return vectorRowsFor(mode).filter((row) => !row.vsib && !NOT_IN_PROGRAMS.test(row.mnemonic));
+}
+
+/** Whether an instruction may name the loop's counter. */
+function usesCounter(row: OpcodeRow, instance: Instance): boolean {
+  if (!row.operands.some((o) => "GEB".includes(o.code))) return false;
+  if (decode(instance.code, 0, instance.length, instance.mode, scratchInstruction) <= 0) return true;
+  return scratchInstruction.operands.some((o) => o.kind === OperandKind.GPR && o.reg === COUNTER);
+}
+
+const scratchInstruction = newDecoded();
+
+/**
+ * Vector instructions that feed each other, in a loop, all exceptions masked. Flags are those of the loop's end but for CF,
+ * which may be undefined.
+ */
+export function generateVectorProgram(rows: readonly OpcodeRow[], mode: 32 | 64, random: Random): Instance {
+  let program: Instance | undefined;
+  const body: number[] = [];
+  for (let n = 0; n < INSTRUCTIONS; ) {
+    const row = random.pick(rows);
+    const next = new VectorBuilder(row, mode, random, true).build();
+    if (usesCounter(row, next)) continue;
+    program ??= next;
+    body.push(...next.code.subarray(0, next.length));
+    n++;
+  }
+  if (!program?.vector) throw new Error("a program without instructions");
+  // mov ebp, LOOPS; body; dec ebp; jnz body
+  const decrement = mode === 64 ? [0xff, 0xcd] : [0x4d];
+  const code = [0xb8 | COUNTER, LOOPS, 0, 0, 0, ...body, ...decrement, 0x0f, 0x85];
+  const back = -(body.length + decrement.length + 6);
+  for (let i = 0; i < 4; i++) code.push((back >> (i * 8)) & 0xff);
+  program.code.set(code);
+  program.length = code.length;
+  program.undefinedFlags = 0x8d5;
+  program.vector.mxcsr = (program.vector.mxcsr & 0xe040) | 0x1f80;
+  // BEXTR and its like take any number; an address is never made of a register.
+  program.gpr[RBX] &= 0xffffn;
+  return program;
 }

@@ -7,7 +7,7 @@ const TIER1_BATCHES = 6;
 
 // Instructions that feed each other with registers, memory and flags, in loops. The recorded results
 // are a real processor's: see golden/.
-describe.each(SERIES.filter((s) => s.family === "programs"))("$mode-bit programs", (series) => {
+describe.each(SERIES.filter((s) => s.family.endsWith("programs")))("$mode-bit $family", (series) => {
   test(`${series.batches * series.batch} of them end as on a processor in tier 0`, { timeout: 240_000 }, () => {
     expectRecordedResults(new Emulated(0), series);
   });

@@ -29,7 +29,7 @@ export const FPU_ROWS = [
   ["FLD", "D9 /0 mem", "Md", "sys"], ["FLD", "D9 /0 reg", "", "sys"], ["FLD", "DD /0 mem", "Mq", "sys"], ["FLD", "DB /5 mem", "Mt", "sys"],
   ["FST", "D9 /2 mem", "Md:w", "sys"], ["FST", "DD /2 mem", "Mq:w", "sys"], ["FST", "DD /2 reg", "", "sys"],
   ["FSTP", "D9 /3 mem", "Md:w", "sys"], ["FSTP", "DD /3 mem", "Mq:w", "sys"], ["FSTP", "DB /7 mem", "Mt:w", "sys"], ["FSTP", "DD /3 reg", "", "sys"],
-  ["FSTP", "D9 /3 reg", "", "sys"], ["FSTP", "DF /2 reg", "", "sys"], ["FSTP", "DF /3 reg", "", "sys"],
+  ["FSTPNCE", "D9 /3 reg", "", "sys"], ["FSTP", "DF /2 reg", "", "sys"], ["FSTP", "DF /3 reg", "", "sys"],
   ["FILD", "DF /0 mem", "Mw", "sys"], ["FILD", "DB /0 mem", "Md", "sys"], ["FILD", "DF /5 mem", "Mq", "sys"],
   ["FIST", "DF /2 mem", "Mw:w", "sys"], ["FIST", "DB /2 mem", "Md:w", "sys"],
   ["FISTP", "DF /3 mem", "Mw:w", "sys"], ["FISTP", "DB /3 mem", "Md:w", "sys"], ["FISTP", "DF /7 mem", "Mq:w", "sys"],
