@@ -56,7 +56,7 @@ Options of run:
   --video-bios FILE         option ROM of the display adapter (vgabios-stdvga.bin)
   --ide-disk FILE, --cdrom FILE
                             further drives of a machine with firmware; may be repeated
-  --cpu MODEL               processor model
+  --cpu MODEL               processor model: skylake (default), epyc, core, opteron
   --kvm NAME=VALUE          module parameter of the KVM model, e.g. eptad=0; may be repeated
   --tier 0|1                0: interpreter (default), 1: with the region compiler
   --max-instructions N      stop after N instructions

@@ -22,6 +22,8 @@ export class KernelSearch {
   private searching = false;
   /** The image is a kernel: not finding one is worth a word. */
   private expected = false;
+  /** The image may load a kernel. */
+  private loads = false;
   private readonly progress: Progress;
 
   constructor(
@@ -33,12 +35,18 @@ export class KernelSearch {
 
   /** Whether a kernel is on its way, so that names nobody knows yet will come to be known. */
   get active(): boolean {
-    return this.searching && this.expected;
+    return this.searching && (this.expected || this.loads);
   }
 
-  /** A machine has been launched. @param expected the image is a Linux kernel */
-  begin(wanted: boolean, expected: boolean): void {
+  /**
+   * A machine has been launched.
+   * @param wanted the engine looks for a kernel
+   * @param expected the image is a Linux kernel
+   * @param loads the image may load one
+   */
+  begin(wanted: boolean, expected: boolean, loads: boolean): void {
     this.progress.end();
+    this.loads = loads;
     this.searching = wanted;
     this.expected = expected;
   }

@@ -38,7 +38,7 @@ export const launchSchema = {
       description: 'Guest memory, such as "256M" or "1G", or a number of bytes.',
     },
     smp: { type: "integer", minimum: 1, maximum: 16, default: 1, description: "Number of virtual processors." },
-    cpu: { type: "string", minLength: 1, description: "Processor model." },
+    cpu: { type: "string", minLength: 1, description: "Processor model: skylake, epyc, core or opteron." },
     append: { type: "string", default: "", description: "Command line for a kernel." },
     initrd: { type: "string", minLength: 1, description: "Initial RAM disk for a kernel, or a multiboot module." },
     firmware: {

@@ -300,7 +300,8 @@ export class DebugSession implements Receiver, SessionContext {
     // A program with symbols of its own is no kernel that hides them; any other may be, or may load one.
     const on = this.symbols.all.length === 0;
     await engine.request("searchKernel", { on });
-    this.kernelSearch.begin(on, isLinuxImage(request.image.bytes));
+    const loads = this.configuration?.firmware !== undefined;
+    this.kernelSearch.begin(on, isLinuxImage(request.image.bytes), loads);
   }
 
   private async configurationDone(): Promise<undefined> {

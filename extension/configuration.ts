@@ -12,6 +12,8 @@ const MANY = 200;
 const HEAD = 65536;
 const RECENT_KEY = "hyperstep.recentImages";
 const RECENT_COUNT = 10;
+/** Launch attributes that name a file, or several, beside the program and its symbols. */
+const PATHS = ["initrd", "disks", "firmware", "firmwareVariables", "videoBios"] as const;
 
 /** Images started before, the newest first, as URIs. */
 export interface Recent {
@@ -76,12 +78,12 @@ export class HyperstepConfigurations implements vscode.DebugConfigurationProvide
       return undefined;
     }
     const program = this.platform.absolute(config.program, folder);
-    const initrd = typeof config.initrd === "string" ? this.platform.absolute(config.initrd, folder) : config.initrd;
+    const files = PATHS.filter((name) => typeof config[name] === "string" || Array.isArray(config[name]));
     this.recent.add(this.platform.uriOf(program).toString());
     return {
       ...config,
       program,
-      ...(initrd === undefined ? {} : { initrd }),
+      ...Object.fromEntries(files.map((name) => [name, this.absolutePaths(config[name], folder)])),
       ...(config.symbols === undefined ? {} : { symbols: this.absoluteSymbols(config.symbols, folder) }),
     };
   }
@@ -156,6 +158,11 @@ export class HyperstepConfigurations implements vscode.DebugConfigurationProvide
     if (!uris) return undefined;
     const image = await this.look(uris[0]);
     return image ?? { ...flatImage, uri: uris[0] };
+  }
+
+  private absolutePaths(value: unknown, folder: vscode.WorkspaceFolder | undefined): unknown {
+    if (Array.isArray(value)) return value.map((one) => this.absolutePaths(one, folder));
+    return typeof value === "string" ? this.platform.absolute(value, folder) : value;
   }
 
   private absoluteSymbols(symbols: unknown, folder: vscode.WorkspaceFolder | undefined): unknown {

@@ -152,8 +152,8 @@ export interface Bus {
   /** Reads 1, 2, 4 or 8 bytes where physical memory has neither RAM nor ROM. Unclaimed addresses read as all ones. */
   mmioRead(pa: number, size: number): bigint;
   mmioWrite(pa: number, size: number, value: bigint): void;
-  /** FERR#: an x87 exception is pending while CR0.NE is clear (SDM 1 8.7.1); PC boards raise interrupt 13. */
-  floatError?(): void;
+  /** FERR# while CR0.NE is clear: an x87 exception is pending, or no longer (SDM 1 8.7.1). PC boards raise interrupt 13. */
+  floatError?(asserted: boolean): void;
 }
 
 /** The processor's side of its local APIC (or, without one, of the PIC). */

@@ -26,6 +26,7 @@ import {
 import { DataWatch } from "./data-watch";
 import type { GuestMode } from "./guest-mode";
 import { AccessBits } from "./interpreter/abi";
+import { mayCallSystem } from "./interpreter/hot";
 import { Key, RECORD_SIZE, Rec } from "./interpreter/record";
 import { OPCODES } from "./isa/opcodes";
 import type { Regions } from "./jit/regions";
@@ -369,7 +370,8 @@ export class Processor implements Cpu {
   system(record: number): number {
     const { state } = this;
     this.account();
-    const index = this.memory.i32[(record + Rec.HANDLER) >> 2];
+    const field = this.keyOf(record) === Key.SYSTEM ? Rec.HANDLER : Rec.INSTRUCTION;
+    const index = this.memory.i32[(record + field) >> 2];
     const generation = this.store.generation;
     try {
       if (index === RecordFault.UD) throw new CpuFault(Vector.UD);
@@ -475,7 +477,8 @@ export class Processor implements Cpu {
     this.beginSlice(1);
     this.watch.clear();
     try {
-      this.tier.runSlow(record);
+      if (mayCallSystem(this.keyOf(record))) this.systemSlowly(record);
+      else this.tier.runSlow(record);
     } catch (e) {
       if (!(e instanceof CpuFault)) throw e;
       this.setFault(e);
@@ -486,6 +489,14 @@ export class Processor implements Cpu {
     }
     if (state.u32(Off.STATUS) === ExitStatus.FAULT) this.fault(this.pendingFault());
     else this.watchHits();
+  }
+
+  /** As Tier.runSlow, for an instruction whose SystemHandler knows all of it. */
+  private systemSlowly(record: number): void {
+    const answer = this.system(record);
+    if (answer === 1) return;
+    if (answer === 0) this.advance(this.memory.u8[record + Rec.LENGTH]);
+    this.state.setU32(Off.STATUS, ExitStatus.BUDGET);
   }
 
   /** Slow-road accesses of generated code: EA says where, VALUE holds what. They throw through it. */

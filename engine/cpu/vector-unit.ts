@@ -33,7 +33,9 @@ export class VectorUnit {
   float(number: number, lanes: number, immediate: number): void {
     const { state } = this.cpu;
     const mxcsr = state.u32(Off.MXCSR);
-    const [a, b, c] = [0, 1, 2].map((i) => Off.VECTOR_SOURCE + i * SOURCE_STEP);
+    const a = Off.VECTOR_SOURCE;
+    const b = a + SOURCE_STEP;
+    const c = b + SOURCE_STEP;
     const op = operationOf(number);
     const format = formatOf(number);
     let flags: number;

@@ -69,10 +69,6 @@ export class BochsVbe implements Stateful<BochsVbeState> {
     private readonly bankChanged: (bank: number) => void,
   ) {}
 
-  reset(): void {
-    this.state = newState();
-  }
-
   get enabled(): boolean {
     return (this.state.registers[Dispi.ENABLE] & DispiEnable.ENABLED) !== 0;
   }

@@ -64,10 +64,6 @@ export class Flash implements Stateful<FlashState>, Registers {
     this.query = cfiQuery(array.length, block);
   }
 
-  reset(): void {
-    this.state = newState();
-  }
-
   /** Reads give the array: the processor may see it as plain memory. */
   get readable(): boolean {
     return this.state.shows === Shows.ARRAY;

@@ -64,10 +64,6 @@ export class VgaMemory implements Stateful<VgaMemoryState>, Registers {
     this.words = new DataView(memory.buffer, memory.byteOffset, memory.byteLength);
   }
 
-  reset(): void {
-    this.state = { latch: 0, textApart: false, bank: 0 };
-  }
-
   /** What of the window is plain memory, after a register has changed. Text moves to where it belongs. */
   window(): PlainWindow | null {
     const { state: vga } = this.vga;

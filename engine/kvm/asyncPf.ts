@@ -3,8 +3,8 @@
  * never swapped out, so no fault has to wait for a page: the MSRs are checked and kept, and notifications never come.
  */
 import { guestPvHas } from "./cpuid";
-import { gpaToHpa } from "./memslots";
 import { KvmFeature } from "./kvmPara";
+import { gpaToHpa } from "./memslots";
 import type { KvmVcpu } from "./types";
 
 const ENABLED = 1n;

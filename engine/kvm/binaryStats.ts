@@ -22,10 +22,13 @@ const KINDS: Readonly<Record<string, { flags: number; exponent?: number }>> = {
   halt_wait_ns: { flags: Type.CUMULATIVE | Unit.SECONDS | Base.POW10, exponent: -9 },
   blocking: { flags: Type.INSTANT | Unit.BOOLEAN },
   guest_mode: { flags: Type.INSTANT | Unit.BOOLEAN },
-  mmu_unsync: { flags: Type.INSTANT | Unit.NONE }, pages_4k: { flags: Type.INSTANT | Unit.NONE },
-  pages_2m: { flags: Type.INSTANT | Unit.NONE }, pages_1g: { flags: Type.INSTANT | Unit.NONE },
+  mmu_unsync: { flags: Type.INSTANT | Unit.NONE },
+  pages_4k: { flags: Type.INSTANT | Unit.NONE },
+  pages_2m: { flags: Type.INSTANT | Unit.NONE },
+  pages_1g: { flags: Type.INSTANT | Unit.NONE },
   nx_lpage_splits: { flags: Type.INSTANT | Unit.NONE },
-  max_mmu_page_hash_collisions: { flags: Type.PEAK | Unit.NONE }, max_mmu_rmap_size: { flags: Type.PEAK | Unit.NONE },
+  max_mmu_page_hash_collisions: { flags: Type.PEAK | Unit.NONE },
+  max_mmu_rmap_size: { flags: Type.PEAK | Unit.NONE },
 };
 // biome-ignore-end format: bit fields
 
@@ -52,7 +55,14 @@ export class KvmStatsFd {
       for (let i = 0; i < Math.min(name.length, KVM_STATS_NAME_SIZE - 1); i++) this.head[at + i] = name.charCodeAt(i);
     };
     // flags, name_size, num_desc, id_offset, desc_offset, data_offset
-    for (const [i, value] of [0, KVM_STATS_NAME_SIZE, this.names.length, idOffset, descOffset, this.dataOffset].entries()) {
+    for (const [i, value] of [
+      0,
+      KVM_STATS_NAME_SIZE,
+      this.names.length,
+      idOffset,
+      descOffset,
+      this.dataOffset,
+    ].entries()) {
       view.setUint32(i * 4, value, true);
     }
     text(idOffset, id);
@@ -75,7 +85,8 @@ export class KvmStatsFd {
     file.set(this.head);
     const view = new DataView(file.buffer);
     const values = this.source();
-    for (const [i, name] of this.names.entries()) view.setBigUint64(this.dataOffset + i * 8, BigInt(values[name]), true);
+    for (const [i, name] of this.names.entries())
+      view.setBigUint64(this.dataOffset + i * 8, BigInt(values[name]), true);
     return file.slice(offset, offset + length);
   }
 

@@ -70,6 +70,7 @@ export function kvmVmIoctlRegisterCoalescedMmio(kvm: Kvm, zone: KvmCoalescedMmio
 export function kvmVmIoctlUnregisterCoalescedMmio(kvm: Kvm, zone: KvmCoalescedMmioZone): void {
   checkZone(zone, "KVM_UNREGISTER_COALESCED_MMIO");
   for (const dev of kvmIoBusDevices(kvm, busOf(zone))) {
-    if (dev instanceof CoalescedMmioDev && dev.inRange(zone.addr, zone.size)) kvmIoBusUnregisterDev(kvm, busOf(zone), dev);
+    if (dev instanceof CoalescedMmioDev && dev.inRange(zone.addr, zone.size))
+      kvmIoBusUnregisterDev(kvm, busOf(zone), dev);
   }
 }

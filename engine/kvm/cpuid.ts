@@ -4,9 +4,9 @@
  */
 import { KvmError } from "./errno";
 import { Cr4, EferBit, kvmReadCr4, kvmRegRead32, kvmRegWrite32 } from "./kvmCacheRegs";
+import { KvmFeature } from "./kvmPara";
 import { kvmGetApicBase } from "./lapic";
 import type { KvmModuleBase } from "./moduleBase";
-import { KvmFeature } from "./kvmPara";
 import { type KvmVcpu, VcpuReg } from "./types";
 import { KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_X86_DISABLE_EXITS, type KvmCpuidEntry2, KvmX86Quirk } from "./uapi";
 import { kvmSkipEmulatedInstruction } from "./x86Events";
@@ -33,7 +33,8 @@ const KVM_CPU_CAPS: readonly { leaf: number; index: number; reg: CpuidReg; mask:
   { leaf: 7, index: 0, reg: "ebx", mask: 0x219c07a9 & ~0x2, emulated: 0x2 },
   // UMIP PKU RDPID
   { leaf: 7, index: 0, reg: "ecx", mask: 0x0040000c & ~0x8, emulated: 0 },
-  { leaf: 7, index: 0, reg: "edx", mask: 0, emulated: 0 },
+  // SPEC_CTRL STIBP ARCH_CAPABILITIES SSBD
+  { leaf: 7, index: 0, reg: "edx", mask: 0xac000000, emulated: 0 },
   // XSAVEOPT XSAVEC XGETBV1 XSAVES
   { leaf: 0xd, index: 1, reg: "eax", mask: 0xf, emulated: 0 },
   { leaf: 0xd, index: 1, reg: "ecx", mask: 0, emulated: 0 },

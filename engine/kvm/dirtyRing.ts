@@ -22,7 +22,7 @@ const RESERVED_ENTRIES = 64;
 const PML_ENTITY_NUM = 512;
 
 /** kvm_dirty_ring_get_rsvd_entries */
-const reservedEntries = (kvm: Kvm): number => RESERVED_ENTRIES + (kvm.module.params.pml ? PML_ENTITY_NUM : 0);
+const reservedEntries = (kvm: Kvm): number => RESERVED_ENTRIES + (kvm.module.features.pml ? PML_ENTITY_NUM : 0);
 
 /** kvm_vm_ioctl_enable_dirty_log_ring: before the first vCPU, once. @param size bytes of each ring. @throws KvmError EINVAL, E2BIG */
 export function kvmEnableDirtyLogRing(kvm: Kvm, size: bigint): void {
@@ -86,7 +86,8 @@ export function kvmVmIoctlResetDirtyPages(kvm: Kvm): number {
   /** Pages to be logged afresh, as bitmaps by slot. */
   const pages = new Map<number, Uint32Array>();
   let cleared = 0;
-  for (const vcpu of kvm.vcpus) if (vcpu.state.dirtyRing) cleared += kvmDirtyRingReset(kvm, vcpu.state.dirtyRing, pages);
+  for (const vcpu of kvm.vcpus)
+    if (vcpu.state.dirtyRing) cleared += kvmDirtyRingReset(kvm, vcpu.state.dirtyRing, pages);
   for (const [id, bitmap] of pages) {
     const slot = kvmMemslots(kvm, id >>> 16).byId.get(id & 0xffff);
     if (slot) kvmMmuSlotResetDirty(kvm, slot, bitmap);

@@ -4,14 +4,7 @@
  * instructions; the others are in emulateString, emulateControl, emulateStack and emulateSimd.
  */
 import { decode } from "../cpu/isa/decoder";
-import {
-  type Instruction,
-  NO_REG,
-  newInstruction,
-  type Operand,
-  OperandKind,
-  RIP_BASE,
-} from "../cpu/isa/instruction";
+import { type Instruction, NO_REG, newInstruction, type Operand, OperandKind, RIP_BASE } from "../cpu/isa/instruction";
 import { type Mnemonic, OPCODES } from "../cpu/isa/opcodes";
 import { Rflags, Seg } from "../cpu/state";
 import { ALU, type Alu, BITS, byteSwap, EmulFlags, SHIFTS } from "./emulateAlu";
@@ -37,7 +30,14 @@ import { ExcVector } from "./x86Events";
 const U64 = (1n << 64n) - 1n;
 
 /** Mnemonics with two memory operands: the fault's guest-physical address cannot be matched to one of them. */
-const TWO_MEMORY_OPERANDS: ReadonlySet<Mnemonic> = new Set<Mnemonic>(["MOVS", "CMPS", "PUSH", "POP", "CALL", "CALL_FAR"]);
+const TWO_MEMORY_OPERANDS: ReadonlySet<Mnemonic> = new Set<Mnemonic>([
+  "MOVS",
+  "CMPS",
+  "PUSH",
+  "POP",
+  "CALL",
+  "CALL_FAR",
+]);
 
 /** Working copies of the one emulation that runs at a time; nothing stays in them. */
 const insnScratch = newInstruction();
@@ -195,7 +195,8 @@ export class X86Emulator extends EmulFlags {
       case OperandKind.GPR:
         return this.readReg(op.reg, op.size, op.high);
       case OperandKind.IMMEDIATE:
-        return this.immediate & maskOf(Math.max(op.size, 1));
+        // Sign-extended to what it is combined with.
+        return this.immediate & maskOf(Math.max(op.size, this.insn.operands[0].size));
       case OperandKind.MEMORY:
         return this.readLinear(this.memoryLinear(op.size, false), op.size);
       case OperandKind.SEGMENT:
@@ -326,18 +327,22 @@ export class X86Emulator extends EmulFlags {
   }
 }
 
-const binary = (op: Alu): EmulHandler => (c) => {
-  const [dst, src] = c.insn.operands;
-  const a = c.readOperand(dst);
-  const r = c.alu(op, a, c.readOperand(src), dst.size);
-  if (op !== "CMP") c.writeOperand(dst, r);
-};
+const binary =
+  (op: Alu): EmulHandler =>
+  (c) => {
+    const [dst, src] = c.insn.operands;
+    const a = c.readOperand(dst);
+    const r = c.alu(op, a, c.readOperand(src), dst.size);
+    if (op !== "CMP") c.writeOperand(dst, r);
+  };
 
-const shiftOf = (op: string): EmulHandler => (c) => {
-  const [dst, src] = c.insn.operands;
-  const count = Number(c.readOperand(src) & 0xffn);
-  c.writeOperand(dst, c.shift(op, c.readOperand(dst), count, dst.size));
-};
+const shiftOf =
+  (op: string): EmulHandler =>
+  (c) => {
+    const [dst, src] = c.insn.operands;
+    const count = Number(c.readOperand(src) & 0xffn);
+    c.writeOperand(dst, c.shift(op, c.readOperand(dst), count, dst.size));
+  };
 
 const move: EmulHandler = (c) => {
   const [dst, src] = c.insn.operands;
@@ -349,28 +354,37 @@ const moveSigned: EmulHandler = (c) => {
   c.writeOperand(dst, signed(c.readOperand(src), src.size) & maskOf(dst.size));
 };
 
-const step = (op: "ADD" | "SUB"): EmulHandler => (c) => {
-  const [dst] = c.insn.operands;
-  const carry = c.flag(Rflags.CF);
-  const r = c.alu(op, c.readOperand(dst), 1n, dst.size);
-  c.setFlag(Rflags.CF, carry);
-  c.writeOperand(dst, r);
-};
+const step =
+  (op: "ADD" | "SUB"): EmulHandler =>
+  (c) => {
+    const [dst] = c.insn.operands;
+    const carry = c.flag(Rflags.CF);
+    const r = c.alu(op, c.readOperand(dst), 1n, dst.size);
+    c.setFlag(Rflags.CF, carry);
+    c.writeOperand(dst, r);
+  };
 
-const doubleShift = (m: "SHLD" | "SHRD"): EmulHandler => (c) => {
-  const [dst, src, third] = c.insn.operands;
-  const a = c.readOperand(dst);
-  const r = c.doubleShift(m, a, c.readOperand(src), Number(c.readOperand(third) & 0xffn), dst.size);
-  c.writeOperand(dst, r);
-};
+const doubleShift =
+  (m: "SHLD" | "SHRD"): EmulHandler =>
+  (c) => {
+    const [dst, src, third] = c.insn.operands;
+    const a = c.readOperand(dst);
+    const r = c.doubleShift(m, a, c.readOperand(src), Number(c.readOperand(third) & 0xffn), dst.size);
+    c.writeOperand(dst, r);
+  };
 
-const scan = (m: "BSF" | "BSR" | "TZCNT" | "LZCNT" | "POPCNT"): EmulHandler => (c) => {
-  const [dst, src] = c.insn.operands;
-  const r = c.bitScan(m, c.readOperand(src), dst.size);
-  if (r !== null) c.writeReg(dst.reg, dst.size, r);
-};
+const scan =
+  (m: "BSF" | "BSR" | "TZCNT" | "LZCNT" | "POPCNT"): EmulHandler =>
+  (c) => {
+    const [dst, src] = c.insn.operands;
+    const r = c.bitScan(m, c.readOperand(src), dst.size);
+    if (r !== null) c.writeReg(dst.reg, dst.size, r);
+  };
 
-const wideMultiply = (m: "MUL" | "DIV" | "IDIV"): EmulHandler => (c) => c.multiply(m, c.insn.operands[0]);
+const wideMultiply =
+  (m: "MUL" | "DIV" | "IDIV"): EmulHandler =>
+  (c) =>
+    c.multiply(m, c.insn.operands[0]);
 
 const decimal: EmulHandler = (c) => {
   const ax = c.decimal(c.mnemonic, Number(c.readReg(VcpuReg.RAX, 2)), c.insn.immediate & 0xff);
@@ -378,7 +392,10 @@ const decimal: EmulHandler = (c) => {
   c.writeReg(VcpuReg.RAX, 2, BigInt(ax));
 };
 
-const setFlagTo = (flag: number, on: boolean): EmulHandler => (c) => c.setFlag(flag, on);
+const setFlagTo =
+  (flag: number, on: boolean): EmulHandler =>
+  (c) =>
+    c.setFlag(flag, on);
 const nothing: EmulHandler = () => {};
 
 /** Integer instructions without a family of their own. */

@@ -193,7 +193,11 @@ const storeTable = (which: "gdt" | "idt"): EmulHandler =>
     const { base, limit } = which === "gdt" ? ops.getGdt(c.vcpu) : ops.getIdt(c.vcpu);
     const size = c.code64 ? 8 : 4;
     c.writeLinear(c.memoryLinear(2, true), 2, BigInt(limit));
-    c.writeLinear(c.memoryLinear(size, true, 2n), size, c.insn.operandSize === 2 ? base & 0xffffffn : base & maskOf(size));
+    c.writeLinear(
+      c.memoryLinear(size, true, 2n),
+      size,
+      c.insn.operandSize === 2 ? base & 0xffffffn : base & maskOf(size),
+    );
   });
 
 const storeSelector = (seg: number): EmulHandler =>
@@ -409,4 +413,3 @@ export const CONTROL: Readonly<Record<string, EmulHandler>> = {
   VMCALL: hypercall, VMMCALL: hypercall,
   IN: emIn, OUT: emOut,
 };
-

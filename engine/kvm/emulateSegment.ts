@@ -157,7 +157,17 @@ export function loadSegmentDescriptor(
     if (seg !== Seg.SS) return nullSegment(selector);
     if (!long64 || (selector & 3) !== cpl) refuse();
     // SS.DPL is where the CPL lies.
-    return { ...nullSegment(selector), type: 3, s: 1, present: 1, dpl: cpl, db: 1, g: 1, limit: 0xffffffff, unusable: 0 };
+    return {
+      ...nullSegment(selector),
+      type: 3,
+      s: 1,
+      present: 1,
+      dpl: cpl,
+      db: 1,
+      g: 1,
+      limit: 0xffffffff,
+      unusable: 0,
+    };
   }
   const d = readDescriptor(vcpu, selector, vector);
   if (seg <= Seg.GS && !isCodeOrData(d)) {

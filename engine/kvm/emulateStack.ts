@@ -126,7 +126,10 @@ const leave: EmulHandler = (c) => {
 
 /** By mnemonic. */
 export const STACK: Readonly<Record<string, EmulHandler>> = {
-  PUSH: (c) => pushValue(c, c.readOperand(c.insn.operands[0])),
+  PUSH: (c) => {
+    const [src] = c.insn.operands;
+    pushValue(c, src.kind === OperandKind.IMMEDIATE ? c.immediate : c.readOperand(src));
+  },
   POP: pop,
   PUSHA: (c) => {
     const rsp = c.regs[VcpuReg.RSP];
@@ -139,7 +142,7 @@ export const STACK: Readonly<Record<string, EmulHandler>> = {
     }
   },
   PUSHF: (c) => {
-    if (c.flag(Rflags.VM) && (Number(c.rflags) >> Rflags.IOPL_SHIFT & 3) < 3) throw new EmulFault(ExcVector.GP, 0);
+    if (c.flag(Rflags.VM) && ((Number(c.rflags) >> Rflags.IOPL_SHIFT) & 3) < 3) throw new EmulFault(ExcVector.GP, 0);
     pushValue(c, c.rflags & ~BigInt(Rflags.VM | Rflags.RF));
   },
   POPF: popf,

@@ -68,7 +68,11 @@ function kvmIrqfdAssign(kvm: Kvm, args: KvmIrqfdArgs): void {
     listener: (event) => irqfdWakeup(kvm, irqfd, event),
   };
   if (resamplefd && !kvm.irqfds.some((other) => other.resamplefd && other.gsi === args.gsi)) {
-    kvmRegisterIrqAckNotifier(kvm, { gsi: args.gsi, owner: "resampler", irqAcked: () => irqfdResamplerAck(kvm, args.gsi) });
+    kvmRegisterIrqAckNotifier(kvm, {
+      gsi: args.gsi,
+      owner: "resampler",
+      irqAcked: () => irqfdResamplerAck(kvm, args.gsi),
+    });
   }
   kvm.irqfds.push(irqfd);
   args.fd.listen(irqfd.listener);
@@ -182,6 +186,7 @@ class Ioeventfd implements KvmIoDevice {
     return this.datamatch === null || other.datamatch === null || this.datamatch === other.datamatch;
   }
 }
+
 export type { Ioeventfd };
 
 const VALID_IOEVENTFD_FLAGS = 0xf;
@@ -205,9 +210,10 @@ function kvmAssignIoeventfd(kvm: Kvm, args: KvmIoeventfdArgs): void {
     throw new KvmError(errno, "KVM_IOEVENTFD", why);
   };
   if (![0, 1, 2, 4, 8].includes(args.len)) fail("EINVAL", "the length is 1, 2, 4, 8, or 0 for any");
-  if (args.addr + args.len > 2 ** 64) fail("EINVAL", "the range wraps around");
+  if (args.addr + args.len >= 2 ** 64) fail("EINVAL", "the range wraps around");
   if (args.flags & ~VALID_IOEVENTFD_FLAGS) fail("EINVAL", "unknown flags");
-  if (args.len === 0 && args.flags & KvmIoeventfdFlag.DATAMATCH) fail("EINVAL", "without a length there is no data to match");
+  if (args.len === 0 && args.flags & KvmIoeventfdFlag.DATAMATCH)
+    fail("EINVAL", "without a length there is no data to match");
   const bus = ioeventfdBus(args.flags);
   assignIoeventfdIdx(kvm, bus, args);
   // Without a length the write needs no decoding: the fast bus answers it before the emulator is asked.
@@ -246,7 +252,8 @@ function kvmDeassignIoeventfd(kvm: Kvm, args: KvmIoeventfdArgs): void {
 function deassignIoeventfdIdx(kvm: Kvm, bus: KvmBus, args: KvmIoeventfdArgs): boolean {
   const match = args.flags & KvmIoeventfdFlag.DATAMATCH ? (args.datamatch ?? 0n) : null;
   const at = kvm.ioeventfds.findIndex(
-    (p) => p.bus === bus && p.eventfd === args.fd && p.addr === args.addr && p.length === args.len && p.datamatch === match,
+    (p) =>
+      p.bus === bus && p.eventfd === args.fd && p.addr === args.addr && p.length === args.len && p.datamatch === match,
   );
   if (at < 0) return false;
   const [p] = kvm.ioeventfds.splice(at, 1);

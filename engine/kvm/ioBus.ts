@@ -55,7 +55,8 @@ export function kvmIoBusUnregisterDev(kvm: Kvm, bus: KvmBus, dev: KvmIoDevice): 
   if (at >= 0) ranges.splice(at, 1);
 }
 
-export const kvmIoBusDevices = (kvm: Kvm, bus: KvmBus): KvmIoDevice[] => kvm.buses.ranges[bus].map((range) => range.dev);
+export const kvmIoBusDevices = (kvm: Kvm, bus: KvmBus): KvmIoDevice[] =>
+  kvm.buses.ranges[bus].map((range) => range.dev);
 
 /** kvm_io_bus_cmp: a range without length takes accesses of any length at its address. */
 const covers = (range: KvmIoRange, addr: number, length: number): boolean =>

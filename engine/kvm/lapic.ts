@@ -16,9 +16,9 @@ import { hostTscOfGuestTsc } from "./pvclock";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import type { KvmVcpu } from "./types";
 import { KvmMpState } from "./uapi";
-import { kvmInjectNmi } from "./x86Events";
 import { vmxDeliverPostedInterrupt } from "./vmx/apicv";
 import { kvmVcpuApicvActive } from "./vmx/apicvState";
+import { kvmInjectNmi } from "./x86Events";
 import { kvmVcpuDeliverSipiVector, kvmVcpuReset } from "./x86Vcpu";
 
 const APIC_BASE_MSR = 0x1b;
@@ -337,7 +337,8 @@ const pvEoiAddress = (vcpu: KvmVcpu): number => Number(vcpu.arch.pvEoiMsr & ~1n)
 function kvmIoapicHandlesVector(vcpu: KvmVcpu, vector: number): boolean {
   const { apic, kvm } = vcpu;
   if (apic && (apic.state.registers[(ApicReg.TMR >> 4) + (vector >> 5)] >>> (vector & 31)) & 1) return true;
-  if (kvm.irqAckNotifiers.length > 0 && kvm.vioapic) return kvm.vioapic.state.low.some((low) => (low & 0xff) === vector);
+  if (kvm.irqAckNotifiers.length > 0 && kvm.vioapic)
+    return kvm.vioapic.state.low.some((low) => (low & 0xff) === vector);
   return false;
 }
 

@@ -3,9 +3,10 @@
  * prepared in the other, which then becomes active with a new generation. Cached MMIO translations carry the generation,
  * so that any change makes them stale.
  */
-import { KvmError } from "./errno";
+
 import { kvmDirtyLogManualProtectAndInitSet, kvmSlotDirtyTrackEnabled, kvmUseDirtyBitmap } from "./dirtyLog";
 import { kvmDirtyRingPush } from "./dirtyRing";
+import { KvmError } from "./errno";
 import { kvmArchFlushShadowMemslot, kvmArchMemslotsUpdated, kvmMmuSlotApplyFlags, kvmMmuTrackWrite } from "./mmu/mmu";
 import {
   KVM_ADDRESS_SPACE_NUM,

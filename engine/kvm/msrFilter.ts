@@ -11,8 +11,8 @@ import {
   KVM_MSR_FILTER_MAX_BITMAP_SIZE,
   KVM_MSR_FILTER_MAX_RANGES,
   KvmExit,
-  type KvmMsrFilter,
   KvmMsrExitReason,
+  type KvmMsrFilter,
   KvmMsrFilterFlag,
 } from "./uapi";
 import { kvmCompleteInsnGp } from "./x86Events";
@@ -31,10 +31,12 @@ export function kvmVmIoctlSetMsrFilter(kvm: Kvm, filter: KvmMsrFilter): void {
   const defaultAllow = !(filter.flags & KvmMsrFilterFlag.DEFAULT_DENY);
   if (ranges.length === 0 && !defaultAllow) fail("a filter without ranges cannot deny everything");
   for (const { flags, nmsrs, bitmap } of ranges) {
-    if (flags === 0 || flags & ~(KvmMsrFilterFlag.READ | KvmMsrFilterFlag.WRITE)) fail("a range is for reads, writes or both");
+    if (flags === 0 || flags & ~(KvmMsrFilterFlag.READ | KvmMsrFilterFlag.WRITE))
+      fail("a range is for reads, writes or both");
     const size = Math.ceil(nmsrs / 64) * 8;
     if (size > KVM_MSR_FILTER_MAX_BITMAP_SIZE) fail(`a bitmap has at most ${KVM_MSR_FILTER_MAX_BITMAP_SIZE} bytes`);
-    if (bitmap.length < Math.ceil(nmsrs / 8)) throw new KvmError("EFAULT", "KVM_X86_SET_MSR_FILTER", "a bitmap is too short");
+    if (bitmap.length < Math.ceil(nmsrs / 8))
+      throw new KvmError("EFAULT", "KVM_X86_SET_MSR_FILTER", "a bitmap is too short");
   }
   kvm.arch.msrFilter = {
     defaultAllow,
@@ -96,7 +98,8 @@ export function kvmMsrUserSpace(
 /** What userspace answered. */
 export function msrAnswer(vcpu: KvmVcpu): { error: boolean; data: bigint } {
   const { exit } = vcpu.run;
-  if (exit.exit_reason !== KvmExit.X86_RDMSR && exit.exit_reason !== KvmExit.X86_WRMSR) return { error: true, data: 0n };
+  if (exit.exit_reason !== KvmExit.X86_RDMSR && exit.exit_reason !== KvmExit.X86_WRMSR)
+    return { error: true, data: 0n };
   return { error: exit.msr.error !== 0, data: exit.msr.data };
 }
 

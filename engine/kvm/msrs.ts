@@ -2,11 +2,12 @@
  * Model-specific registers common to both vendors (arch/x86/kvm/x86.c): lists for userspace, kvm_get_msr and kvm_set_msr.
  * A setter answers 0, 1 where #GP is due, or a negative errno.
  */
+import { ARCH_CAPABILITIES } from "../cpu/system/msrs";
 import { kvmPvEnableAsyncPf, kvmPvEnableAsyncPfInt } from "./asyncPf";
 import { guestCpuidHas, guestEferBits, guestPvHas, kvmUpdateCpuidRuntime } from "./cpuid";
 import { EferBit, isPaging } from "./kvmCacheRegs";
-import { kvmGetApicBase, kvmLapicReadMsr, kvmLapicSetPvEoi, kvmLapicWriteMsr, kvmSetApicBase } from "./lapic";
 import { KvmFeature } from "./kvmPara";
+import { kvmGetApicBase, kvmLapicReadMsr, kvmLapicSetPvEoi, kvmLapicWriteMsr, kvmSetApicBase } from "./lapic";
 import { isMceMsr, kvmGetMsrMce, kvmSetMsrMce } from "./mce";
 import {
   adjustTscOffset,
@@ -66,9 +67,6 @@ export const FEATURE_MSRS: readonly number[] = [Msr.ARCH_CAPABILITIES, Msr.UCODE
 /** kvm_get_msr_feature */
 export const kvmGetMsrFeature = (index: number): bigint | null =>
   index === Msr.UCODE_REV ? 0x100000000n : index === Msr.ARCH_CAPABILITIES ? ARCH_CAPABILITIES : null;
-
-/** Not affected by the speculation vulnerabilities the guest would otherwise work around. */
-const ARCH_CAPABILITIES = 0x2000029n | (1n << 6n) | (1n << 8n);
 
 const memoryTypeOk = (type: bigint): boolean => type === 0n || type === 1n || (type >= 4n && type <= 6n);
 /** kvm_pat_valid */

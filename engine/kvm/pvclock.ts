@@ -5,8 +5,8 @@
 import { guestPvHas } from "./cpuid";
 import { KvmError } from "./errno";
 import { rdtsc } from "./hostKernel";
-import { KvmFeature } from "./kvmPara";
 import { kvmVcpuKick } from "./kvmMain";
+import { KvmFeature } from "./kvmPara";
 import { kvmReadGuest, kvmWriteGuest } from "./memslots";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import type { Kvm, KvmVcpu } from "./types";
@@ -124,8 +124,7 @@ const adjustTscKhz = (khz: number, ppm: number): number => Math.floor((khz * (1_
 export function kvmSetTscKhz(vcpu: KvmVcpu, khz: number): boolean {
   const { arch, module } = vcpu;
   const tolerance = module.params.tsc_tolerance_ppm;
-  const scale =
-    khz < adjustTscKhz(HOST_TSC_KHZ, -tolerance) || khz > adjustTscKhz(HOST_TSC_KHZ, tolerance);
+  const scale = khz < adjustTscKhz(HOST_TSC_KHZ, -tolerance) || khz > adjustTscKhz(HOST_TSC_KHZ, tolerance);
   if (scale && !module.features.tscScaling) return false;
   arch.virtualTscKhz = khz;
   const ratio = scale ? (BigInt(khz) << TSC_RATIO_FRAC_BITS) / BigInt(HOST_TSC_KHZ) : DEFAULT_TSC_SCALING_RATIO;

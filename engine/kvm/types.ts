@@ -14,8 +14,6 @@ import type { KvmLapic } from "./lapic";
 import type { ShadowMmuState } from "./mmu/shadowPages";
 import type { KvmModuleBase } from "./moduleBase";
 import type { KvmVcpuStat, KvmVmStat } from "./stats";
-import type { ApicvState } from "./vmx/apicv";
-import type { RmodeState } from "./vmx/rmode";
 import type {
   KvmCoalescedMmioRing,
   KvmCpuidEntry2,
@@ -24,6 +22,8 @@ import type {
   KvmMsrFilterRange,
   KvmRun,
 } from "./uapi";
+import type { ApicvState } from "./vmx/apicv";
+import type { RmodeState } from "./vmx/rmode";
 
 export const PAGE_SIZE = 4096;
 /** KVM_ADDRESS_SPACE_NUM without SMM. */

@@ -429,7 +429,11 @@ export type KvmRunExit =
       };
     }
   | {
-      readonly exit_reason: typeof KvmExit.HLT | typeof KvmExit.DIRTY_RING_FULL | typeof KvmExit.IRQ_WINDOW_OPEN | typeof KvmExit.SHUTDOWN;
+      readonly exit_reason:
+        | typeof KvmExit.HLT
+        | typeof KvmExit.DIRTY_RING_FULL
+        | typeof KvmExit.IRQ_WINDOW_OPEN
+        | typeof KvmExit.SHUTDOWN;
     }
   | { readonly exit_reason: typeof KvmExit.INTR | typeof KvmExit.SET_TPR | typeof KvmExit.NMI };
 

@@ -167,7 +167,8 @@ export class KvmVcpuFd {
   }
   /** @param nent room for entries. @throws KvmError E2BIG */
   KVM_GET_CPUID2(nent = Number.POSITIVE_INFINITY): uapi.KvmCpuidEntry2[] {
-    if (nent < this.vcpu.arch.cpuidEntries.length) throw new KvmError("E2BIG", "KVM_GET_CPUID2", "there are more entries");
+    if (nent < this.vcpu.arch.cpuidEntries.length)
+      throw new KvmError("E2BIG", "KVM_GET_CPUID2", "there are more entries");
     return this.vcpu.arch.cpuidEntries.map((e) => ({ ...e }));
   }
 

@@ -7,9 +7,9 @@
  */
 import { Off } from "../cpu/state";
 import { TraceKind } from "../trace";
+import { kvmDirtyRingCheckRequest } from "./dirtyRing";
 import { completeUserspaceIo } from "./emulator";
 import { kvmHandleSignalExit, xferToGuestModeHandleWork, xferToGuestModeWorkPending } from "./entry";
-import { kvmDirtyRingCheckRequest } from "./dirtyRing";
 import { Errno, KvmError } from "./errno";
 import { HostVector, localIrqEnable } from "./hostKernel";
 import { kvmCpuHasExtint, lapicInKernel, picInKernel } from "./irq";
@@ -109,7 +109,10 @@ function serviceRequests(vcpu: KvmVcpu): number {
   }
   kvmServiceLocalTlbFlushRequests(vcpu);
   if (kvmCheckRequest(KvmReq.REPORT_TPR_ACCESS, vcpu)) {
-    run.exit = { exit_reason: KvmExit.TPR_ACCESS, tpr_access: { rip: arch.tprAccess.rip, is_write: arch.tprAccess.write ? 1 : 0 } };
+    run.exit = {
+      exit_reason: KvmExit.TPR_ACCESS,
+      tpr_access: { rip: arch.tprAccess.rip, is_write: arch.tprAccess.write ? 1 : 0 },
+    };
     return 0;
   }
   if (kvmCheckRequest(KvmReq.TRIPLE_FAULT, vcpu)) {

@@ -1,25 +1,22 @@
 /** Life of a vCPU on the architecture's side (arch/x86/kvm/x86.c): create, reset, load and put, FPU and kvmclock. */
+
 import { Off, Seg } from "../cpu/state";
+import { ARCH_CAPABILITIES } from "../cpu/system/msrs";
 import { cr4GuestRsvdBits, kvmFindCpuidEntry, kvmUpdateCpuidRuntime } from "./cpuid";
 import { irqchipInKernel } from "./irq";
 import { Cr0, kvmReadCr0, kvmRegisterMarkDirty } from "./kvmCacheRegs";
 import { KvmLapic, kvmLapicReset } from "./lapic";
 import { KVM_MAX_MCE_BANKS } from "./mce";
-import {
-  DEFAULT_TSC_SCALING_RATIO,
-  kvmSetTscKhz,
-  kvmStealTimeSetPreempted,
-  kvmSynchronizeTsc,
-} from "./pvclock";
+import { DEFAULT_TSC_SCALING_RATIO, kvmSetTscKhz, kvmStealTimeSetPreempted, kvmSynchronizeTsc } from "./pvclock";
 
 import { KvmReq, kvmMakeRequest } from "./requests";
 import { newKvmVcpuStat } from "./stats";
 import { type KvmVcpu, type KvmVcpuArchState, type KvmVcpuState, VcpuMode, VcpuReg, type VcpuVmxState } from "./types";
 import { KvmMpState, newKvmRun } from "./uapi";
-import { kvmUpdateDr7, kvmUpdateDr0123 } from "./x86Debug";
-import { kvmClearExceptionQueue, kvmClearInterruptQueue, noException } from "./x86Events";
 import { newApicvState } from "./vmx/apicv";
 import { newRmodeState } from "./vmx/rmode";
+import { kvmUpdateDr7, kvmUpdateDr0123 } from "./x86Debug";
+import { kvmClearExceptionQueue, kvmClearInterruptQueue, noException } from "./x86Events";
 import { FPU_AREA } from "./xsave";
 
 /** Bytes of the processor's block that are FPU and vector state: Off.FCW up to the end of the opmask registers. */
@@ -96,7 +93,7 @@ function newArchState(): KvmVcpuArchState {
     mceBanks: new BigUint64Array(KVM_MAX_MCE_BANKS * 4),
     microcodeVersion: 0x100000000n,
     platformInfo: 1n << 31n,
-    archCapabilities: 0n,
+    archCapabilities: ARCH_CAPABILITIES,
     specCtrl: 0n,
     pvTime: 0n,
     wallClock: 0n,

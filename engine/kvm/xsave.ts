@@ -121,12 +121,14 @@ export function kvmVcpuIoctlX86SetXsave(vcpu: KvmVcpu, image: Uint8Array): void 
   if (image.length < AVX_OFFSET) fail("EFAULT", "the area is too short");
   const view = viewOf(image);
   const features = view.getBigUint64(XSAVE_HEADER, true);
-  if (features & ~supportedXcr0(vcpu.module)) fail("EINVAL", `XSTATE_BV 0x${features.toString(16)} has unsupported components`);
+  if (features & ~supportedXcr0(vcpu.module))
+    fail("EINVAL", `XSTATE_BV 0x${features.toString(16)} has unsupported components`);
   for (let at = XSAVE_HEADER + 8; at < XSAVE_HEADER + XSAVE_HEADER_SIZE; at += 8) {
     if (view.getBigUint64(at, true) !== 0n) fail("EINVAL", "the area is not in the standard format");
   }
   const mxcsr = view.getUint32(24, true);
-  if (features & (Xfeature.SSE | Xfeature.AVX) && mxcsr & ~MXCSR_FEATURE_MASK) fail("EINVAL", "MXCSR has reserved bits");
+  if (features & (Xfeature.SSE | Xfeature.AVX) && mxcsr & ~MXCSR_FEATURE_MASK)
+    fail("EINVAL", "MXCSR has reserved bits");
   const hasX87 = (features & Xfeature.FP) !== 0n;
   const hasSse = (features & Xfeature.SSE) !== 0n;
   kvmArchVcpuIoctlSetFpu(vcpu, {

@@ -20,7 +20,7 @@ import { hashBlock, hashMemory, loadMemory, type SavedMemory, saveMemory } from 
 import { EmulatedHost, GUEST_RAM_BASE } from "./kvm/emulated-host";
 import { kvmCpuSynchronizePostInit, kvmInitVcpu, kvmVcpuThreadFn, type ThreadOutside } from "./kvm/kvm-exec";
 import { type KVMState, kvmCommit, kvmFailure, kvmInit, kvmIrqchipSendMsi, kvmSetIrq } from "./kvm/kvm-state";
-import { kvmApicExternalNmi, X86Cpu } from "./kvm/x86-cpu";
+import { X86Cpu } from "./kvm/x86-cpu";
 import type { AddressSpace, VcpuView } from "./machine";
 import { GuestMemory } from "./memory-map";
 import { type PcBoard, RTC_START } from "./pc";
@@ -111,10 +111,6 @@ export class KvmAccelerator implements Accelerator {
 
   setMsrs(msrs: readonly (readonly [msr: number, value: bigint])[]): void {
     for (const cpu of this.cpus) cpu.kvmFd.KVM_SET_MSRS(msrs.map(([index, data]) => ({ index, data })));
-  }
-
-  nmi(): void {
-    for (const cpu of this.cpus) kvmApicExternalNmi(cpu);
   }
 
   start(entry: EntryState): void {

@@ -174,13 +174,6 @@ export class NoAccelerator implements Accelerator {
     for (const cpu of this.cpus) for (const [msr, value] of msrs) writeMsr(cpu, msr, value);
   }
 
-  nmi(): void {
-    for (const apic of this.apics) {
-      apic.setLint(1, true);
-      apic.setLint(1, false);
-    }
-  }
-
   start(entry: EntryState): void {
     applyEntryState(this.cpus[0], entry);
   }

@@ -37,8 +37,6 @@ export interface Accelerator {
   attach(board: PcBoard): void;
   /** Gives every processor the MSRs firmware leaves behind. */
   setMsrs(msrs: readonly (readonly [msr: number, value: bigint])[]): void;
-  /** The NMI button: an edge at LINT1 of every local APIC. */
-  nmi(): void;
   /** Puts the boot processor into the state in which the image starts. */
   start(entry: EntryState): void;
   /** Lets one vCPU run for at most `instructions`. @returns false when all are halted and nothing happened */

@@ -2,6 +2,7 @@
 import { NANOSECONDS_PER_INSTRUCTION, VirtualClock } from "../clock";
 import type { CodeBreakpoint, Watchpoint } from "../cpu/cpu";
 import { findModel, MODEL_NAMES } from "../cpu/models/models";
+import { DeliveryMode } from "../devices/apic-bus";
 import type { Stateful } from "../devices/chip";
 import { StateHash } from "../memory/hash";
 import { MAX_PHYSICAL, MAX_VCPUS, MiB } from "../memory/layout";
@@ -32,6 +33,9 @@ const HOST_MEMORY = 32 * MiB;
 /** Longest stretch in one go, so that polling and the processors' own bookkeeping have their chance. */
 const STRETCH = 1_000_000;
 const OUTPUT_CHUNK = 4096;
+/** Address and data of an interrupt message (SDM 3A 10.11): physical destination 0xff, delivery mode in bits 10:8. */
+const MESSAGE_TO_ALL = 0xfeeff000;
+const MESSAGE_MODE_SHIFT = 8;
 
 /** @throws MachineError with one clear sentence for anything wrong with the configuration or the image */
 export function createMachine(config: MachineConfig, environment: MachineEnvironment): Machine {
@@ -226,7 +230,7 @@ class PcMachine implements Machine {
 
   nmi(): void {
     this.idle = false;
-    this.accel.nmi();
+    this.accel.sendMessage(MESSAGE_TO_ALL, 0, DeliveryMode.NMI << MESSAGE_MODE_SHIFT);
   }
 
   readMemory(space: AddressSpace, vcpu: number, address: bigint, length: number): Uint8Array {

@@ -55,6 +55,14 @@ export class DeviceBus implements Bus {
     board?.mmio.write(pa, size, value);
   }
 
+  floatError(asserted: boolean): void {
+    this.board?.coprocessorError.setError(asserted);
+  }
+
+  floatError(): void {
+    this.board?.floatError();
+  }
+
   /** The trace point before a device is read or written. */
   private tell(where: "port" | "address", at: number, size: number, write: boolean, value: bigint): void {
     const { board } = this;

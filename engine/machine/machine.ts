@@ -82,7 +82,7 @@ export interface Machine {
   /** Bytes typed at the first serial port, or at the virtio console. They arrive at the current instruction count. */
   serialInput(bytes: Uint8Array): void;
 
-  /** The NMI button of the machine: LINT1 of every local APIC. */
+  /** The NMI button: an NMI message to every processor. */
   nmi(): void;
 
   /** Shorter than `length` where the space ends or nothing is mapped. `gva` uses the vCPU's current paging. */

@@ -6,6 +6,7 @@
 import type { VirtualClock } from "../clock";
 import { ACPI_PM_BASE, AcpiPm, ResetControl, SystemPortA } from "../devices/acpi-pm";
 import type { Line, Stateful } from "../devices/chip";
+import { CoprocessorError } from "../devices/coprocessor-error";
 import { DebugConsole, DebugExit } from "../devices/debug-exit";
 import { FwCfg, FwCfgKey, littleEndian } from "../devices/fw-cfg";
 import { I8042 } from "../devices/i8042";
@@ -45,6 +46,7 @@ export interface BoardOutside {
 }
 
 const ELCR = 0x4d0;
+const FLOAT_ERROR_IRQ = 13;
 
 interface LinesState {
   /** What the board's own chips drive, GSI 0 in bit 0. */
@@ -65,6 +67,7 @@ export class PcBoard {
   readonly chips: Record<string, Stateful<unknown>> = {};
   readonly serial: readonly Serial8250[];
   readonly keyboard: I8042;
+  readonly coprocessorError: CoprocessorError;
   private readonly rtc: RtcCmos;
   /** Only in machines that start with firmware. */
   readonly firmware: FirmwareBoard | null;
@@ -103,6 +106,10 @@ export class PcBoard {
     const portA = new SystemPortA(reset);
     ports.claim("system control port A", 0x92, 1, portA);
     this.chips.portA = portA;
+
+    this.coprocessorError = new CoprocessorError(this.line(13));
+    ports.claim("coprocessor error", 0xf0, 1, this.coprocessorError);
+    this.chips.coprocessorError = this.coprocessorError;
 
     const pm = new AcpiPm(clock, "acpi-pm", this.line(SCI_IRQ), () => outside.end({ kind: "power-off" }));
     this.chips.acpiPm = pm;
@@ -173,6 +180,7 @@ export class PcBoard {
     ports.claim("debug console", 0xe9, 1, debugConsole);
     ports.claim("firmware debug console", 0x402, 1, debugConsole);
     ports.claim("debug exit", 0xf4, 4, new DebugExit((code) => outside.end({ kind: "debug-exit", code })), 4);
+    ports.claim("float error", 0xf0, 1, { read: () => 0xff, write: () => this.line(FLOAT_ERROR_IRQ).set(false) });
     // Writes to the POST code port are how software waits a microsecond.
     ports.claim("POST code", 0x80, 1, { read: () => 0xff, write: () => {} });
   }
@@ -187,6 +195,11 @@ export class PcBoard {
     memory.write(this.rsdp, acpiTables(this.rsdp, config.smp, memory.lowEnd).bytes);
     memory.write(SMBIOS_BASE, smbiosTables(memory.size, config.smp));
     writeBiosData(memory);
+  }
+
+  /** FERR#: an x87 exception while CR0.NE is clear comes as IRQ 13, until software answers at port 0xf0. */
+  floatError(): void {
+    this.line(FLOAT_ERROR_IRQ).set(true);
   }
 
   /** Edge/level control register of the PICs (PIIX3 data sheet 3.5.3.7). */

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { build } from "esbuild";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { bundles } from "../../scripts/build.mjs";
-import { deadHalt, debugExit, pitTicks, powerOff, serialEcho, tripleFault } from "../machine/programs";
+import { deadHalt, debugExit, pitTicks, powerOff, serialEcho, threeStarts, tripleFault } from "../machine/programs";
 
 let folder: string;
 let cli: string;
@@ -112,6 +112,23 @@ describe.concurrent("hyperstep run: input and output", () => {
   });
   test("a guest that waits for input when there is none any more is dead", async ({ expect }) => {
     expect((await hyperstep(["run", ...flat, guest("echo2", serialEcho)], "abc")).status).toBe(4);
+  });
+  test("a reset starts the image again; with --no-reboot it ends with status 0", async ({ expect }) => {
+    const image = guest("starts", threeStarts);
+    const again = await hyperstep(["run", ...flat, image]);
+    expect([again.status, again.out, again.err]).toEqual([85, "123", ""]);
+    const once = await hyperstep(["run", ...flat, "--no-reboot", image]);
+    expect([once.status, once.out]).toEqual([0, "1"]);
+  });
+  test("a disk that is not there is a usage error, and a virtio device nobody knows", async ({ expect }) => {
+    const off = guest("off2", powerOff);
+    const disk = await hyperstep(["run", ...flat, "--disk", "/does/not/exist", off]);
+    expect([disk.status, disk.err]).toEqual([
+      2,
+      expect.stringMatching(/disk \/does\/not\/exist: there is no such file/),
+    ]);
+    const virtio = await hyperstep(["run", ...flat, "--virtio", "toaster", off]);
+    expect([virtio.status, virtio.err]).toEqual([2, expect.stringMatching(/--virtio toaster: use console, rng/)]);
   });
   test("--stats has instructions, cpu seconds and exits", async ({ expect }) => {
     const stats = join(folder, "stats.json");

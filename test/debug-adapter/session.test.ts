@@ -297,6 +297,8 @@ describe("stopping", () => {
       "Control",
       "Debug",
       "MSRs",
+      "x87 and MMX",
+      "Vector",
       "VMCS",
       "kvm_run",
     ]);

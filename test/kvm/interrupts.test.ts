@@ -3,26 +3,8 @@ import { expect, test } from "vitest";
 import { ExitReason } from "../../engine/cpu/vmx/exit-reasons";
 import { Errno } from "../../engine/kvm/errno";
 import { KvmExit, KvmMpState } from "../../engine/kvm/uapi";
-import { CODE, TestVm } from "./bench";
-
-/** 32-bit interrupt gate to 8:handler. */
-const gate = (handler: number): number[] => [handler & 0xff, (handler >> 8) & 0xff, 8, 0, 0, 0x8e, (handler >> 16) & 0xff, handler >>> 24];
-const IDT = 0x4000;
-const GDT = 0x4800;
-
-/** Protected mode with a GDT and an IDT whose vectors go to the given handlers. */
-function withIdt(vm: TestVm, handlers: Readonly<Record<number, { at: number; code: number[] }>>): void {
-  vm.protectedMode();
-  vm.host.poke64(GDT + 8, 0x00cf9b000000ffffn);
-  vm.host.poke64(GDT + 16, 0x00cf93000000ffffn);
-  for (const [vector, { at, code }] of Object.entries(handlers)) {
-    vm.host.poke(IDT + Number(vector) * 8, gate(at));
-    vm.host.poke(at, code);
-  }
-  const sregs = vm.vcpu.KVM_GET_SREGS();
-  vm.vcpu.KVM_SET_SREGS({ ...sregs, gdt: { base: BigInt(GDT), limit: 0x17 }, idt: { base: BigInt(IDT), limit: 0x7ff } });
-  vm.setRegs({ rip: BigInt(CODE), rsp: 0x8000n });
-}
+import { TestVm } from "./bench";
+import { EOI, GDT, gate, IDT, lapicWrite, withIdt } from "./idt";
 
 /** GSIs 0 to 15 go to the PIC too: it must not answer them. */
 function maskPic(vm: TestVm): void {
@@ -32,11 +14,8 @@ function maskPic(vm: TestVm): void {
   }
 }
 
-const lapicWrite = (offset: number, value: number): number[] => [
-  0xc7, 0x05, offset & 0xff, offset >> 8, 0xe0, 0xfe, // mov dword [0xfee00000 + offset], value
-  value & 0xff, (value >> 8) & 0xff, (value >> 16) & 0xff, value >>> 24,
-];
-const EOI = lapicWrite(0xb0, 0);
+/** Without the hardware's help: every step of the local APIC is an exit that can be counted. */
+const PLAIN = { enable_apicv: false, preemption_timer: false };
 
 for (const flexpriority of [true, false]) {
   test(`a halted vCPU sleeps in KVM_RUN until the local APIC's timer interrupt, at the exact count (flexpriority=${flexpriority}; lapic.c)`, () => {
@@ -49,7 +28,7 @@ for (const flexpriority of [true, false]) {
       0xf4,                          // hlt
       0x89, 0xd8,                    // mov eax, ebx
       0xe7, 0x80,                    // out 0x80, eax
-    ], { irqchip: true, params: { flexpriority } });
+    ], { irqchip: true, params: { flexpriority, ...PLAIN } });
     withIdt(vm, { 48: { at: 0x2000, code: [
       0xbb, 0x77, 0x00, 0x00, 0x00,  // mov ebx, 0x77
       ...EOI,
@@ -76,7 +55,7 @@ test("a timer that falls due while the guest computes makes it exit by the host'
     ...lapicWrite(0x380, 10_000),    // 10 us = 1000 instructions
     0x41,                            // 1: inc ecx
     0xeb, 0xfd,                      // jmp 1b
-  ], { irqchip: true });
+  ], { irqchip: true, params: PLAIN });
   withIdt(vm, { 48: { at: 0x2000, code: [0x89, 0xc8, 0xe7, 0x80] } }); // mov eax, ecx; out 0x80, eax
   const exit = vm.run();
   if (exit.exit_reason !== KvmExit.IO) throw new Error(`exit ${exit.exit_reason}`);
@@ -206,7 +185,7 @@ test("an IPI to a vCPU inside the guest makes it exit (reschedule) and goes in; 
     0xe7, 0x81,                       // out 0x81, eax      let the other one start
     ...lapicWrite(0x300, 0x00004040), // fixed, vector 0x40
     0xf4,
-  ], { irqchip: true, vcpus: 2 });
+  ], { irqchip: true, params: PLAIN, vcpus: 2 });
   withIdt(vm, {});
   vm.host.poke(0x3000, [
     0x31, 0xc0, 0x8e, 0xd8,             // xor ax, ax; mov ds, ax
@@ -315,7 +294,7 @@ test("TPR: an interrupt below the task priority waits until the guest lowers it,
     0xb9, 0x00, 0x01, 0x00, 0x00, 0xe2, 0xfe,              // mov ecx, 0x100; loop self
     0x43,                                                  // inc ebx
     ...lapicWrite(0x80, 0), 0x90, 0xf4,
-  ], { irqchip: true });
+  ], { irqchip: true, params: PLAIN });
   withIdt(vm, { 48: { at: 0x2000, code: [0x89, 0xd8, 0xe7, 0x80] } });
   const exit = vm.run();
   if (exit.exit_reason !== KvmExit.IO) throw new Error(`exit ${exit.exit_reason}`);

@@ -7,12 +7,14 @@ import { silentTracer, TraceKind, type TracePoint } from "../../engine/trace";
 import {
   deadHalt,
   debugExit,
+  nmiButton,
   nmiWakes,
   ORIGIN,
   PROTECTED_ORIGIN,
   pitTicks,
   powerOff,
   serialEcho,
+  threeStarts,
   tripleFault,
   wakeSecond,
 } from "./programs";
@@ -76,6 +78,24 @@ describe.each<Accel>(["none", "vmx"])("a machine with accel %s", (accel) => {
 
   test("HLT with interrupts off is not dead while the timer may come as NMI", () => {
     expect(finish(start(accel, nmiWakes).machine)).toEqual({ kind: "debug-exit", code: 6 });
+  });
+
+  test("the NMI button interrupts with interrupts off", () => {
+    const { machine } = start(accel, nmiButton);
+    machine.run(1000);
+    machine.nmi();
+    expect(finish(machine)).toEqual({ kind: "debug-exit", code: 6 });
+  });
+
+  test("a reset ends the machine, or starts the image again: CMOS stays, memory does not, counts go on", () => {
+    const { machine: once, text: first } = start(accel, threeStarts);
+    expect([finish(once), first()]).toEqual([{ kind: "reset" }, "1"]);
+    const one = once.stats().instructions;
+    const { machine, text } = start(accel, threeStarts, { reboot: true });
+    expect([finish(machine), text()]).toEqual([{ kind: "debug-exit", code: 0x2a }, "123"]);
+    expect(machine.stats().resets).toBe(2);
+    expect(machine.stats().instructions).toBeGreaterThan(2 * one);
+    expect(word(machine, 0x600)).toBe(0);
   });
 
   test("serial input interrupts and is echoed; without input the machine waits instead of ending", () => {

@@ -67,8 +67,8 @@ export const deadHalt = assemble(ORIGIN, [
   [0xf4], // hlt
 ]);
 
-/** Sleeps with interrupts off; the timer's tick comes as NMI by the I/O APIC's pin 2. Ends with code 6. */
-export const nmiWakes = assemble(ORIGIN, [
+/** To real mode with a data segment of 4 GiB, and `handler` as the handler of NMIs. */
+const bigRealMode: Item[][] = [
   [0xfa], // cli
   [0xb8, 0x10, 0x00], // mov ax, 0x10
   [0x66, 0x0f, 0x01, 0x16, abs16("gdtr")], // lgdt [gdtr]
@@ -79,7 +79,21 @@ export const nmiWakes = assemble(ORIGIN, [
   [0x0f, 0x22, 0xc3], // mov cr0, ebx
   [0x8e, 0xd8], // mov ds, ax
   [0x4b], // dec bx
-  [0x0f, 0x22, 0xc3], // mov cr0, ebx: real mode with a data segment of 4 GiB
+  [0x0f, 0x22, 0xc3], // mov cr0, ebx
+];
+/** The handler, which ends with code 6, and the descriptors. */
+const nmiHandler: Item[][] = [
+  [label("handler"), 0xb0, 0x06], // mov al, 6
+  [0xe6, 0xf4], // out 0xf4, al
+  [label("gdt"), 0, 0, 0, 0, 0, 0, 0, 0],
+  [0, 0, 0, 0, 0, 0, 0, 0],
+  [0xff, 0xff, 0, 0, 0, 0x93, 0xcf, 0], // data, 4 GiB
+  [label("gdtr"), 0x17, 0x00, abs32("gdt")],
+];
+
+/** Sleeps with interrupts off; the timer's tick comes as NMI by the I/O APIC's pin 2. Ends with code 6. */
+export const nmiWakes = assemble(ORIGIN, [
+  ...bigRealMode,
   [0x66, 0xbe, 0x00, 0x00, 0xc0, 0xfe], // mov esi, 0xfec00000
   [0x67, 0x66, 0xc7, 0x06, 0x14, 0x00, 0x00, 0x00], // mov dword [esi], 0x14
   [0x67, 0x66, 0xc7, 0x46, 0x10, 0x00, 0x04, 0x00, 0x00], // mov dword [esi + 0x10], 0x400: NMI
@@ -91,12 +105,31 @@ export const nmiWakes = assemble(ORIGIN, [
   [0xe6, 0x40],
   [label("loop"), 0xf4], // hlt
   [0xeb, rel8("loop")], // jmp loop
-  [label("handler"), 0xb0, 0x06], // mov al, 6
+  ...nmiHandler,
+]);
+
+/** Waits for an NMI in a loop. Ends with code 6. */
+export const nmiButton = assemble(ORIGIN, [...bigRealMode, [label("loop"), 0xeb, rel8("loop")], ...nmiHandler]);
+
+/** Counts its starts in a CMOS cell, says the number, and resets the machine until it is 3. Ends with code 0x2a. */
+export const threeStarts = assemble(ORIGIN, [
+  [0xb0, 0x50],
+  [0xe6, 0x70], // CMOS cell 0x50
+  [0xe4, 0x71], // in al, 0x71
+  [0xfe, 0xc0], // inc al
+  [0xe6, 0x71], // out 0x71, al
+  [0x04, 0x30], // add al, '0'
+  [0xba, 0xf8, 0x03], // mov dx, 0x3f8
+  [0xee], // out dx, al
+  [0x3c, 0x33], // cmp al, '3'
+  [0x74, rel8("done")], // je done
+  [0xfe, 0x06, 0x00, 0x06], // inc byte [0x600]: memory does not outlive a reset
+  [0xba, 0xf9, 0x0c], // mov dx, 0xcf9
+  [0xb0, 0x06], // mov al, 6
+  [0xee], // out dx, al
+  [0xf4], // hlt
+  [label("done"), 0xb0, 0x2a], // mov al, 0x2a
   [0xe6, 0xf4], // out 0xf4, al
-  [label("gdt"), 0, 0, 0, 0, 0, 0, 0, 0],
-  [0, 0, 0, 0, 0, 0, 0, 0],
-  [0xff, 0xff, 0, 0, 0, 0x93, 0xcf, 0], // data, 4 GiB
-  [label("gdtr"), 0x17, 0x00, abs32("gdt")],
 ]);
 
 const picInit = (mask: number): Item[][] => [

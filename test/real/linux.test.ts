@@ -58,21 +58,11 @@ function boot(name: string, options: readonly string[], typed: string, append = 
   });
 }
 
-/** The answer of a command: what follows its marker. */
+/** The shell works out 42 itself: its echo of what is typed does not contain it. */
 const COMMANDS = ["echo marker-$((6*7))", "uname -r", "nproc", "poweroff -f"];
 const script = `${COMMANDS.join("\n")}\n`;
 
-/** All four ways, or the two that HYPERSTEP_REAL=quick leaves. */
-const ways = [
-  { accel: "none", smp: 1 },
-  { accel: "vmx", smp: 2 },
-  ...(process.env.HYPERSTEP_REAL === "quick"
-    ? []
-    : [
-        { accel: "none", smp: 2 },
-        { accel: "vmx", smp: 1 },
-      ]),
-] as const;
+const ways = ["none", "vmx"].flatMap((accel) => [1, 2].map((smp) => ({ accel, smp })));
 
 describe("Debian's kernel with busybox", () => {
   for (const { accel, smp } of ways) {

@@ -226,19 +226,14 @@ export class Workbench {
     await this.page.locator(".debug-toolbar").waitFor({ state: "hidden", timeout });
   }
 
-  /** Sets a breakpoint on a function by its name. */
+  /** Sets a breakpoint on a function by its name, before a session has filled the pane with its filters. */
   async functionBreakpoint(name: string): Promise<void> {
     await this.setPane("Breakpoints", true);
     const pane = this.pane("Breakpoints");
     await pane.locator(".pane-header").hover();
     await pane.locator(".codicon-watch-expressions-add-function-breakpoint").click();
     const input = pane.locator("input:not([type=checkbox])").last();
-    // The new row comes last, below whatever the pane has room for.
-    for (let tries = 0; tries < 20 && !(await input.isVisible()); tries++) {
-      await pane.locator(".pane-body").hover();
-      await this.page.mouse.wheel(0, 100_000);
-      await this.settle();
-    }
+    await input.waitFor();
     await input.fill(name);
     await this.page.keyboard.press("Enter");
     await input.waitFor({ state: "detached" });

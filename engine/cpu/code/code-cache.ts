@@ -303,11 +303,15 @@ export class VcpuCode implements CodeCache {
       return;
     }
     const binding = this.binder.bind(scratch, this.mode);
-    if (binding.key === Key.SYSTEM) {
-      binding.handler = instructionIndex ?? store.instructions.length;
-      store.instructions[binding.handler] = copyInstruction(scratch);
+    const long = this.mode === CodeMode.LONG64;
+    if (binding.key !== Key.SYSTEM && !binding.callsSystem) {
+      writeRecord(store.memory, at, binding, scratch, ripLo, ripHi, long);
+      return;
     }
-    writeRecord(store.memory, at, binding, scratch, ripLo, ripHi, this.mode === CodeMode.LONG64);
+    const index = instructionIndex ?? store.instructions.length;
+    store.instructions[index] = copyInstruction(scratch);
+    writeRecord(store.memory, at, binding, scratch, ripLo, ripHi, long);
+    store.memory.i32[(at + (binding.callsSystem ? Rec.INSTRUCTION : Rec.HANDLER)) >> 2] = index;
   }
 
   /**

@@ -10,6 +10,8 @@ export interface Binding {
   key: number;
   handler: number;
   shape: number;
+  /** A hot instruction that may call its SystemHandler. */
+  callsSystem?: boolean;
 }
 
 /** Rec.HANDLER of a Key.SYSTEM record that only raises an exception; all others are indices of instructions. */

@@ -2,7 +2,9 @@
  * Which shapes have a handler inside the interpreter's loop: what compilers make of 64-bit programs most of the time.
  * More would make the loop too large for V8's optimising compiler; everything else is one indirect call away.
  */
+import { semantics } from "../isa/semantics";
 import { Form, makeShape, type OperandShape, type Shape, type ShapeFields } from "../isa/semantics/shape";
+import { FIRST_HOT } from "./record";
 
 const r = (size: number): OperandShape => ({ form: Form.REGISTER, size });
 const m = (size: number): OperandShape => ({ form: Form.MEMORY, size });
@@ -106,8 +108,13 @@ function hotShapes(): Shape[] {
     shape("CALL", [m(8)], stack),
     shape("RET", [], stack),
   );
+  list.push(shape("PUSHF", [], stack), shape("CLI", []), shape("STI", []));
   list.push(shape("JMP", []), shape("JMP", [r(8)]), shape("JMP", [m(8)]), shape("NOP", []), shape("ENDBR64", []));
   return list;
 }
 
 export const HOT_SHAPES: readonly Shape[] = hotShapes();
+
+/** Whether a key belongs to a hot instruction that may call its SystemHandler. */
+const callsSystem = HOT_SHAPES.map((s) => semantics.get(s.mnemonic)?.needs.usualCase === true);
+export const mayCallSystem = (key: number): boolean => callsSystem[key - FIRST_HOT] === true;

@@ -165,6 +165,7 @@ class LoopBuilder {
       target: this.target,
       context: this.context,
       miss: this.miss,
+      callSystem: () => this.callSystem(to),
     };
     const pseudo: [number, () => void][] = [
       [Key.COLD, () => this.callHandler(to)],

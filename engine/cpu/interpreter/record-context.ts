@@ -47,6 +47,8 @@ export interface LoopLabels {
   readonly context: Local;
   /** Index of the `miss` function. */
   readonly miss: number;
+  /** Emits the call of the record's SystemHandler and goes on from there. */
+  callSystem(): void;
 }
 
 export type Road = "hot" | "cold" | "slow";
@@ -292,6 +294,11 @@ export class RecordContext extends Context {
     this.storeAt(Off.FAULT_HAS_ERROR, this.constant(4, error === undefined ? 0 : 1));
     this.storeAt(Off.FAULT_EXTRA, this.constant(8, 0));
     this.leaveUnretired(ExitStatus.FAULT);
+  }
+
+  override systemCall(): void {
+    if (!this.labels) throw new Error(`semantics: ${this.shape.mnemonic} calls its handler from inside the loop only`);
+    this.labels.callSystem();
   }
 
   override again(): void {

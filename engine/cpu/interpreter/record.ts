@@ -31,8 +31,10 @@ export const Rec = {
   HANDLER: 52,
   /** u32: index of the instruction's shape. */
   SHAPE: 56,
-  /** u32: for Key.CROSS, the record table expected for the second page. */
+  /** u32: for Key.CROSS, the record table expected for the second page; for a region's entry, the copy of what it was. */
   EXPECTED: 60,
+  /** u32, in the same place: for a hot instruction that may call its SystemHandler, the index of the Instruction. */
+  INSTRUCTION: 60,
 } as const;
 
 /** What a record means when it is not a hot instruction. Pseudo-records do not count as instructions. */

@@ -36,6 +36,8 @@ function signatureOf(i: Instruction, long: boolean): number {
   return ((i.opcode * 9 + sizes) * (1 << 15) + bits) * 1024 + vector;
 }
 
+const SYSTEM_BINDING: Binding = { key: Key.SYSTEM, handler: 0, shape: 0 };
+
 export class Tier0 {
   private readonly exports: InterpreterExports;
   private readonly handlers: HandlerTable;
@@ -71,18 +73,19 @@ export class Tier0 {
       binding = this.bindShape(instruction, long);
       this.bindings.set(signature, binding);
     }
-    return binding.key === Key.SYSTEM ? { ...binding } : binding;
+    return binding;
   }
 
   private bindShape(instruction: Instruction, long: boolean): Binding {
     const row = OPCODES[instruction.opcode];
-    const found = row.system ? undefined : semantics.get(row.mnemonic);
+    const found = semantics.get(row.mnemonic);
     // Without semantics the handler of its mnemonic runs it, or says that it is undefined.
-    if (!found) return { key: Key.SYSTEM, handler: 0, shape: 0 };
+    if (!found || (row.system && !found.needs.usualCase)) return SYSTEM_BINDING;
     const shape = shapeOf(instruction, long, found.needs);
-    const index = this.shapeIndex(shape);
     const key = this.hot.get(shape.key);
-    if (key !== undefined) return { key, handler: 0, shape: index };
+    if (row.system && key === undefined) return SYSTEM_BINDING;
+    const index = this.shapeIndex(shape);
+    if (key !== undefined) return { key, handler: 0, shape: index, callsSystem: row.system };
     return { key: Key.COLD, handler: this.handlers.slot(shape, "cold"), shape: index };
   }
 

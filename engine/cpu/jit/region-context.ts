@@ -223,6 +223,10 @@ export class RegionContext extends Context {
     this.giveUp();
   }
 
+  override systemCall(): void {
+    this.giveUp();
+  }
+
   override again(): void {
     throw new Error(`a region holds ${this.shape.mnemonic}, which does not end in one go`);
   }

@@ -83,10 +83,10 @@ export class RegionGraph {
     const host = this.page.host;
     if (decode(this.memory.u8, host + offset, host + 4096, 64, instruction) <= 0) return null;
     const row = rowOn(this.features, OPCODES[instruction.opcode]);
-    if (!row || row.system || LEFT_TO_TIER0.has(row.mnemonic)) return null;
+    if (!row || LEFT_TO_TIER0.has(row.mnemonic)) return null;
     instruction.opcode = row.index;
     const found = semantics.get(row.mnemonic);
-    if (!found) return null;
+    if (!found || (row.system && !found.needs.usualCase)) return null;
     const shape = shapeOf(instruction, true, found.needs);
     if (found.needs.leftToTier0 || shape.operands.some((o) => o.form === Form.MMX)) return null;
     return { offset, rip: this.page.linear + BigInt(offset), entry: there, record, instruction, shape };

@@ -44,7 +44,7 @@ const FEATURE_BITS: readonly (readonly [Feature, FeatureBit])[] = [
   ...group(0x8000_0008, "ebx", { wbnoinvd: 9, "spec-ctrl": [12, 14, 15, 24, 26] }, "AuthenticAMD"),
   ...group(0x8000_0008, "ebx", { wbnoinvd: 9 }, "GenuineIntel"),
   // LFENCE serializes (2), loads of null selectors clear the base (6); SRSO (29), TSA (ecx 1, 2) do not exist
-  ...group(0x8000_0021, "eax", { "auto-ibrs": 8, topoext: [2, 6, 29] }, "AuthenticAMD"),
+  ...group(0x8000_0021, "eax", { "null-clears-base": 6, "auto-ibrs": 8, topoext: [2, 29] }, "AuthenticAMD"),
   ...group(0x8000_0021, "ecx", { topoext: [1, 2] }, "AuthenticAMD"),
 ];
 

@@ -18,7 +18,7 @@ export type Feature =
   | "fma" | "avx2" | "bmi1" | "bmi2" | "rdrand" | "rdseed" | "adx" | "fsgsbase" | "smep" | "smap" | "umip" | "pku"
   | "erms" | "invpcid" | "clflushopt" | "clwb" | "sha" | "rdpid" | "syscall" | "nx" | "page1gb" | "rdtscp" | "lm"
   | "lahf64" | "lzcnt" | "prefetchw" | "vmx" | "svm" | "monitor" | "arat" | "wbnoinvd" | "la57"
-  | "xsaveopt" | "xsavec" | "xgetbv1" | "xsaves" | "tsc-adjust" | "mmxext" | "topoext" | "spec-ctrl" | "arch-capabilities" | "auto-ibrs"; // biome-ignore format: a list
+  | "xsaveopt" | "xsavec" | "xgetbv1" | "xsaves" | "tsc-adjust" | "mmxext" | "topoext" | "spec-ctrl" | "arch-capabilities" | "auto-ibrs" | "null-clears-base"; // biome-ignore format: a list
 
 export interface CpuModel {
   /** As given to --cpu. */

@@ -65,6 +65,7 @@ const epyc = composeModel({
     "topoext",
     "spec-ctrl",
     "auto-ibrs",
+    "null-clears-base",
   ],
   physicalBits: 40,
   linearBits: 48,

@@ -220,7 +220,7 @@ const PRED_CMD_BITS = 1n;
  * IBRS (1), L1D flush on entry not needed (3), SSB (4), MDS (5), page-size-change machine check (6), TAA (8), SBDR, FBSDP
  * and PSDP (13 to 15), BHI (20), post-barrier RSB (24), GDS (26), RFDS (27), ITS (62).
  */
-const ARCH_CAPABILITIES = [0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27, 62].reduce(
+export const ARCH_CAPABILITIES = [0, 1, 3, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27, 62].reduce(
   (v, bit) => v | (1n << BigInt(bit)),
   0n,
 );

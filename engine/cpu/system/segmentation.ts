@@ -145,10 +145,14 @@ export function cacheSegment(cpu: Cpu, seg: number, selector: number, d: Descrip
   cpu.state.setSegment(seg, selector, d.base, d.limit, attributes);
 }
 
-/** Null selector: the register becomes unusable; its base reads as 0 on Intel and stays on AMD (APM 2 4.5.1). */
+/**
+ * Null selector: the register becomes unusable; its base reads as 0 on Intel and stays on AMD (APM 2 4.5.1), but for
+ * processors whose CPUID says otherwise (80000021H EAX 6).
+ */
 export function loadNull(cpu: Cpu, seg: number, selector: number): void {
   const { state } = cpu;
-  const base = cpu.model.vendor === "AuthenticAMD" && isLongMode(cpu) ? state.segBase(seg) : 0n;
+  const keeps = cpu.model.vendor === "AuthenticAMD" && !cpu.model.features.has("null-clears-base");
+  const base = keeps && isLongMode(cpu) ? state.segBase(seg) : 0n;
   // SS.DPL always shows CPL (SDM 3C 25.4.1).
   const dpl = seg === Seg.SS ? state.cpl << SegAttr.DPL_SHIFT : 0;
   state.setSegment(seg, selector, base, 0, SegAttr.UNUSABLE | dpl);

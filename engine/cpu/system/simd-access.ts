@@ -17,12 +17,11 @@ export function deriveSimdAccess(state: CpuState): void {
   const cr0 = state.lo(Off.CR0);
   const cr4 = state.lo(Off.CR4);
   const present = cr0 & CR0_TS ? Vector.NM : 0;
-  const of = (undefinedHere: boolean, kind: SimdAccess): number => (undefinedHere ? Vector.UD : present) << (kind * 8);
   const emulated = (cr0 & CR0_EM) !== 0;
   const enabled = (cr4 & CR4_OSXSAVE) !== 0 && (state.lo(Off.XCR0) & SSE_AND_AVX) === SSE_AND_AVX;
   const word =
-    of(emulated || (cr4 & CR4_OSFXSR) === 0, SimdAccess.SSE) |
-    of(!enabled, SimdAccess.VEX) |
-    of(emulated, SimdAccess.MMX);
+    ((emulated || (cr4 & CR4_OSFXSR) === 0 ? Vector.UD : present) << (SimdAccess.SSE * 8)) |
+    ((enabled ? present : Vector.UD) << (SimdAccess.VEX * 8)) |
+    ((emulated ? Vector.UD : present) << (SimdAccess.MMX * 8));
   state.setU32(Off.SIMD_ACCESS, word);
 }

@@ -68,6 +68,14 @@ const HOST_SELECTORS: readonly (readonly [seg: number, selector: number])[] = [
   [Seg.TR, word(Field.HOST_TR_SELECTOR)],
 ];
 
+/** Pairs: word of a segment register in the processor's block, word of its selector in the VMCS. */
+const HOST_SEGMENTS = Int32Array.from(
+  HOST_SELECTORS.flatMap(([seg, selector]) => [(Off.SEG + seg * SEG_SIZE) >> 2, selector]),
+);
+const CS_ATTRIBUTES = (Off.SEG + Seg.CS * SEG_SIZE + SegPart.ATTRIBUTES) >> 2;
+const TR_ATTRIBUTES = (Off.SEG + Seg.TR * SEG_SIZE + SegPart.ATTRIBUTES) >> 2;
+const TR_LIMIT = (Off.SEG + Seg.TR * SEG_SIZE + SegPart.LIMIT) >> 2;
+
 /** CR0 bits that neither entry nor exit changes: ET, 15:6, 17, 28:19, NW, CD (SDM 3C 27.3.2.1, 28.5.1). */
 export const CR0_KEPT = 0x7ffa_ffd0;
 const CR4_PAE = 1 << 5;
@@ -83,6 +91,7 @@ const RFLAGS_CHECKED = ~0xcd5;
 /** Access rights of the host's segments. */
 const CODE = 0xb | SegAttr.S | SegAttr.P | SegAttr.G;
 const DATA = 3 | SegAttr.S | SegAttr.P | SegAttr.DB | SegAttr.G;
+const NO_DATA = SegAttr.UNUSABLE | SegAttr.DB;
 const BUSY_TSS = 0xb | SegAttr.P;
 
 /** "NMI unblocking due to IRET" in qualifications and interruption information (SDM 3C 28.2.3). */
@@ -417,20 +426,18 @@ export class ExitRecorder implements EptExits {
     const { vmcs } = this.unit;
     const { state } = this.unit.cpu;
     const i32 = vmcs.i32;
-    for (let s = 0; s < HOST_SELECTORS.length; s++) {
-      const seg = HOST_SELECTORS[s][0];
-      const selector = vmcs.lo(HOST_SELECTORS[s][1]);
-      const at = block + ((Off.SEG + seg * SEG_SIZE) >> 2);
-      let attributes: number;
-      if (seg === Seg.CS) attributes = CODE | (host64 ? SegAttr.L : SegAttr.DB);
-      else if (seg === Seg.TR) attributes = BUSY_TSS;
-      else attributes = selector === 0 ? SegAttr.UNUSABLE | SegAttr.DB : DATA;
+    for (let s = 0; s < HOST_SEGMENTS.length; s += 2) {
+      const selector = i32[vmcs.at + HOST_SEGMENTS[s + 1]];
+      const at = block + HOST_SEGMENTS[s];
       i32[at + (SegPart.BASE >> 2)] = 0;
       i32[at + (SegPart.BASE >> 2) + 1] = 0;
-      i32[at + (SegPart.LIMIT >> 2)] = seg === Seg.TR ? 0x67 : -1;
-      i32[at + (SegPart.ATTRIBUTES >> 2)] = attributes;
+      i32[at + (SegPart.LIMIT >> 2)] = -1;
+      i32[at + (SegPart.ATTRIBUTES >> 2)] = selector === 0 ? NO_DATA : DATA;
       i32[at + (SegPart.SELECTOR >> 2)] = selector;
     }
+    i32[block + CS_ATTRIBUTES] = CODE | (host64 ? SegAttr.L : SegAttr.DB);
+    i32[block + TR_ATTRIBUTES] = BUSY_TSS;
+    i32[block + TR_LIMIT] = 0x67;
     this.loadBase(Seg.FS, W.HOST_FS_BASE);
     this.loadBase(Seg.GS, W.HOST_GS_BASE);
     this.loadBase(Seg.TR, W.HOST_TR_BASE);

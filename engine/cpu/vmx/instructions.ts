@@ -14,7 +14,7 @@ const CR4_VMXE = 1 << 13;
 
 /** VMsucceed, VMfailInvalid, VMfailValid (SDM 3C 31.2). */
 function setResult(cpu: Cpu, result: VmxResult): Next {
-  const flags = cpu.state.rflags & ~Rflags.ARITHMETIC;
+  const flags = cpu.state.u32(Off.FLAGS_REST) & ~Rflags.ARITHMETIC;
   cpu.state.rflags = result === VM_SUCCEED ? flags : result === VM_FAIL_INVALID ? flags | Rflags.CF : flags | Rflags.ZF;
   return Next.SEQUENTIAL;
 }
@@ -56,10 +56,11 @@ const is64 = (cpu: Cpu): boolean => cpu.state.codeMode === CodeMode.LONG64;
 /** A register operand of VMREAD, VMWRITE, INVEPT, INVVPID: 64 bits in 64-bit mode, else 32. */
 const readRegister = (cpu: Cpu, reg: number): bigint => (is64(cpu) ? cpu.state.gpr(reg) : BigInt(cpu.state.gpr32(reg)));
 
-/** Encoding of a field; values beyond 32 bits name none. */
+/** Encoding of a field; values beyond 31 bits name none. */
 function fieldOperand(cpu: Cpu, reg: number): number {
-  const value = readRegister(cpu, reg);
-  return value > 0xffff_ffffn ? -1 : Number(value);
+  const { state } = cpu;
+  const at = Off.GPR + reg * 8;
+  return is64(cpu) && state.hi(at) !== 0 ? -1 : state.lo(at);
 }
 
 const enter =
@@ -84,8 +85,18 @@ function vmread(cpu: Cpu, instruction: Instruction): Next {
   checkVmx(cpu);
   const shadow = accessesShadow(cpu, instruction, false);
   checkPrivilege(cpu);
-  const [destination, source] = instruction.operands;
+  const destination = instruction.operands[0];
+  const source = instruction.operands[1];
   const field = fieldOperand(cpu, source.reg);
+  if (!shadow && destination.kind !== OperandKind.MEMORY) {
+    const result = cpu.vmx.readHalves(field);
+    if (result === VM_SUCCEED) {
+      const at = Off.GPR + destination.reg * 8;
+      cpu.state.setLo(at, cpu.vmx.valueLo);
+      cpu.state.setHi(at, is64(cpu) ? cpu.vmx.valueHi : 0);
+    }
+    return setResult(cpu, result);
+  }
   const value = shadow ? cpu.vmx.shadowRead(field) : cpu.vmx.vmread(field);
   if (typeof value === "number") return setResult(cpu, value);
   const size = is64(cpu) ? 8 : 4;
@@ -101,7 +112,13 @@ function vmwrite(cpu: Cpu, instruction: Instruction): Next {
   const shadow = accessesShadow(cpu, instruction, true);
   checkPrivilege(cpu);
   if (!shadow && cpu.vmx.currentVmcs < 0) return setResult(cpu, VM_FAIL_INVALID);
-  const [field, source] = instruction.operands;
+  const field = instruction.operands[0];
+  const source = instruction.operands[1];
+  if (!shadow && source.kind !== OperandKind.MEMORY) {
+    const at = Off.GPR + source.reg * 8;
+    const { state } = cpu;
+    return setResult(cpu, cpu.vmx.writeHalves(fieldOperand(cpu, field.reg), state.lo(at), is64(cpu) ? state.hi(at) : 0));
+  }
   const size = is64(cpu) ? 8 : 4;
   const value =
     source.kind === OperandKind.MEMORY

@@ -95,6 +95,9 @@ export class VmxUnit implements Vmx {
   readonly checks: EntryState;
   /** Name of the unit's clock events. */
   readonly clockOwner: string;
+  /** Result of readHalves. */
+  valueLo = 0;
+  valueHi = 0;
   private data: VmxState = newVmxState();
   private readonly access: (FieldAccess | undefined)[] = new Array(0x4000).fill(undefined);
 
@@ -313,12 +316,26 @@ export class VmxUnit implements Vmx {
   }
 
   vmwrite(encoding: number, value: bigint): VmxResult {
+    return this.writeHalves(encoding, lowHalf(value), highHalf(value));
+  }
+
+  readHalves(encoding: number): VmxResult {
     if (this.vmcs.at < 0) return VM_FAIL_INVALID;
     const field = this.fieldAccess(encoding);
     if (!field) return this.failure(VmError.UNSUPPORTED_VMCS_COMPONENT);
-    const lo = lowHalf(value);
+    const high = this.vmcs.hi(field.word);
+    const upper = (encoding & 1) !== 0;
+    this.valueLo = upper ? high : this.vmcs.lo(field.word);
+    this.valueHi = upper ? 0 : high;
+    return VM_SUCCEED;
+  }
+
+  writeHalves(encoding: number, lo: number, hi: number): VmxResult {
+    if (this.vmcs.at < 0) return VM_FAIL_INVALID;
+    const field = this.fieldAccess(encoding);
+    if (!field) return this.failure(VmError.UNSUPPORTED_VMCS_COMPONENT);
     if (encoding & 1) this.store(field, this.vmcs.lo(field.word), lo);
-    else this.store(field, lo, highHalf(value));
+    else this.store(field, lo, hi);
     return VM_SUCCEED;
   }
 

@@ -79,6 +79,12 @@ export interface Vmx {
   /** @returns the value, or a VmxResult other than VM_SUCCEED */
   vmread(encoding: number): bigint | VmxResult;
   vmwrite(encoding: number, value: bigint): VmxResult;
+  /** VMREAD without bigints: the value is in `valueLo` and `valueHi` (signed halves) on VM_SUCCEED. */
+  readHalves(encoding: number): VmxResult;
+  readonly valueLo: number;
+  readonly valueHi: number;
+  /** VMWRITE without bigints. */
+  writeHalves(encoding: number, lo: number, hi: number): VmxResult;
   /** VMREAD and VMWRITE in a guest with VMCS shadowing: the VMCS the link pointer names. */
   shadowRead(encoding: number): bigint | VmxResult;
   shadowWrite(encoding: number, value: bigint): VmxResult;

@@ -30,8 +30,13 @@ export function checkPendingX87(cpu: Cpu): boolean {
   const { state } = cpu;
   if ((state.view.getUint16(state.base + Off.FSW, true) & Fsw.ES) === 0) return false;
   if (state.lo(Off.CR0) & CR0_NE) throw new CpuFault(Vector.MF);
-  cpu.bus.floatError?.();
+  cpu.bus.floatError?.(true);
   return (state.u32(Off.FLAGS_REST) & Rflags.IF) !== 0 && cpu.interrupts.pending() >= 0;
+}
+
+/** FNCLEX and FNINIT have cleared all exceptions: FERR# goes away. */
+export function endFloatError(cpu: Cpu): void {
+  if ((cpu.state.lo(Off.CR0) & CR0_NE) === 0) cpu.bus.floatError?.(false);
 }
 
 /** MMX instructions: #UD with CR0.EM, #NM with CR0.TS. */

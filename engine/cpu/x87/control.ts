@@ -4,7 +4,7 @@ import { Kind, Num } from "../float/number";
 import { type Instruction, OperandKind } from "../isa/instruction";
 import { type CpuState, Off } from "../state";
 import { effectiveAddress, effectiveOffset, isRealOrVm86, linearAddress } from "../system/operands";
-import { checkPendingX87, checkWait } from "./checks";
+import { checkPendingX87, checkWait, endFloatError } from "./checks";
 import { control, Fsw, initialize, load, setStatus, setTags, status, tags, top, updateSummary } from "./stack";
 import { computing, controlling } from "./unit";
 
@@ -201,8 +201,15 @@ const fnstsw = controlling(false, (cpu, instruction) => {
   else cpu.mmu.write(effectiveAddress(cpu, instruction, 2), 2, BigInt(word));
 });
 
-const fnclex = controlling(false, ({ state }) => {
+const fnclex = controlling(false, (cpu) => {
+  const { state } = cpu;
   setStatus(state, status(state) & ~(Fsw.EXCEPTIONS | Fsw.SF | Fsw.ES | Fsw.BUSY));
+  endFloatError(cpu);
+});
+
+const fninit = controlling(false, (cpu) => {
+  initialize(cpu.state);
+  endFloatError(cpu);
 });
 
 const fwait: SystemHandler = (cpu) => {
@@ -212,7 +219,7 @@ const fwait: SystemHandler = (cpu) => {
 
 export const controlHandlers: Readonly<Record<string, SystemHandler>> = {
   FWAIT: fwait,
-  FNINIT: controlling(false, ({ state }) => initialize(state)),
+  FNINIT: fninit,
   FNCLEX: fnclex,
   FLDCW: fldcw,
   FNSTCW: fnstcw,

@@ -1,16 +1,25 @@
 /** Memory operands of x87 instructions: floating point of 32, 64 and 80 bits, integers of 16, 32 and 64 bits. */
-import type { Cpu } from "../cpu";
+import { Access, type Cpu } from "../cpu";
 import { fromInteger } from "../float/integers";
 import { type Num, unpack32, unpack64 } from "../float/number";
 import type { Instruction } from "../isa/instruction";
-import { effectiveAddress } from "../system/operands";
+import { effectiveOffset, linearAddress } from "../system/operands";
+
+/** Offset of the current instruction's operand, once it has been accessed. */
+export const operand = { known: false, offset: 0n };
+
+function address(cpu: Cpu, instruction: Instruction, size: number, access: Access): bigint {
+  operand.offset = effectiveOffset(cpu, instruction);
+  operand.known = true;
+  return linearAddress(cpu, instruction.segment, operand.offset, size, access);
+}
 
 /** Splits bigints without allocating. */
 const whole = new BigUint64Array(1);
 const halves = new Int32Array(whole.buffer);
 
 function read(cpu: Cpu, instruction: Instruction, size: number): void {
-  whole[0] = cpu.mmu.read(effectiveAddress(cpu, instruction, size, false), size);
+  whole[0] = cpu.mmu.read(address(cpu, instruction, size, Access.READ), size);
 }
 
 /** 32 or 64 bits, by the operand's size. */
@@ -31,7 +40,7 @@ export function readInteger(cpu: Cpu, instruction: Instruction, n: Num): void {
 
 /** Ten bytes as they are: low and high half of the significand, then sign and exponent. */
 export function readTenBytes(cpu: Cpu, instruction: Instruction, words: Int32Array): void {
-  const linear = effectiveAddress(cpu, instruction, 10, false);
+  const linear = address(cpu, instruction, 10, Access.READ);
   const last = cpu.mmu.read(linear + 8n, 2);
   whole[0] = cpu.mmu.read(linear, 8);
   words[0] = halves[0];
@@ -40,7 +49,7 @@ export function readTenBytes(cpu: Cpu, instruction: Instruction, words: Int32Arr
 }
 
 export function writeTenBytes(cpu: Cpu, instruction: Instruction, words: Int32Array): void {
-  const linear = effectiveAddress(cpu, instruction, 10, true);
+  const linear = address(cpu, instruction, 10, Access.WRITE);
   cpu.mmu.checkWrite(linear + 8n, 2);
   halves[0] = words[0];
   halves[1] = words[1];
@@ -51,7 +60,7 @@ export function writeTenBytes(cpu: Cpu, instruction: Instruction, words: Int32Ar
 /** Writes the low bytes of hi:lo, as many as the operand has. */
 export function writeWords(cpu: Cpu, instruction: Instruction, hi: number, lo: number): void {
   const { size } = instruction.operands[0];
-  const linear = effectiveAddress(cpu, instruction, size, true);
+  const linear = address(cpu, instruction, size, Access.WRITE);
   halves[0] = size === 2 ? lo & 0xffff : lo;
   halves[1] = size === 8 ? hi : 0;
   cpu.mmu.write(linear, size, whole[0]);

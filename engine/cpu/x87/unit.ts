@@ -21,6 +21,7 @@ import { OPCODES } from "../isa/opcodes";
 import { type CpuState, Off, Seg } from "../state";
 import { effectiveOffset } from "../system/operands";
 import { checkPendingX87, checkX87 } from "./checks";
+import { operand } from "./memory";
 import { control, decrementTop, Fcw, Fsw, isEmpty, pop, setStatus, status, store } from "./stack";
 
 /** What precision control stands for; 01 is reserved. */
@@ -109,7 +110,7 @@ function remember(cpu: Cpu, instruction: Instruction): void {
   state.setHi(Off.FIP, state.hi(Off.RIP));
   view.setUint16(base + Off.FCS, state.segSelector(Seg.CS), true);
   if (instruction.operands[0].kind !== OperandKind.MEMORY) return;
-  state.setU64(Off.FDP, effectiveOffset(cpu, instruction));
+  state.setU64(Off.FDP, operand.known ? operand.offset : effectiveOffset(cpu, instruction));
   view.setUint16(base + Off.FDS, state.segSelector(instruction.segment), true);
 }
 
@@ -122,6 +123,7 @@ export const computing =
   (cpu, instruction) => {
     checkX87(cpu);
     if (checkPendingX87(cpu)) return Next.JUMP_ATTENTION;
+    operand.known = false;
     operation(cpu, instruction);
     remember(cpu, instruction);
     return Next.SEQUENTIAL;

@@ -70,12 +70,6 @@ export class IdeChannel implements Stateful<IdeChannelState> {
     });
   }
 
-  reset(): void {
-    this.own = IdeChannel.fresh();
-    for (const drive of this.drives) drive?.reset();
-    this.irq.set(false);
-  }
-
   private get drive(): IdeDrive | null {
     return this.drives[this.own.selected] ?? null;
   }

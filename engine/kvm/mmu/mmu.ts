@@ -131,12 +131,12 @@ export function kvmArchFlushShadowMemslot(kvm: Kvm, _slot: KvmMemorySlot): void 
 
 /** kvm_arch_memslots_updated: MMIO entries cannot tell generations apart that are a whole cycle away. */
 export function kvmArchMemslotsUpdated(kvm: Kvm, generation: number): void {
+  kvmMmuUpdateCpuDirtyLogging(kvm);
   if (generation % MMIO_SPTE_GEN_COUNT === 0 && generation !== 0) kvmMmuZapAllFast(kvm);
 }
 
 /** kvm_mmu_slot_apply_flags: dirty logging was turned on (pages become read-only) or off (they may become huge again). */
 export function kvmMmuSlotApplyFlags(kvm: Kvm, old: KvmMemorySlot, next: KvmMemorySlot): void {
-  if (kvmSlotDirtyTrackEnabled(next) !== kvmSlotDirtyTrackEnabled(old)) kvmMmuUpdateCpuDirtyLogging(kvm);
   if (kvmSlotDirtyTrackEnabled(next) && !kvmSlotDirtyTrackEnabled(old)) {
     // Pages that begin as dirty are not protected before userspace clears their bits.
     if (kvmDirtyLogManualProtectAndInitSet(kvm)) return;

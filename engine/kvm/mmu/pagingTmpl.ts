@@ -2,8 +2,9 @@
  * The guest's own paging as KVM walks it for the emulator and KVM_TRANSLATE (arch/x86/kvm/mmu/paging_tmpl.h): 2-level, PAE,
  * 4- and 5-level (SDM 3A chapter 4).
  */
-import { Cr0, Cr4, EferBit, kvmGetRflags, kvmPdptrRead, kvmReadCr0, kvmReadCr3, kvmReadCr4 } from "../kvmCacheRegs";
+
 import { guestCpuidHas } from "../cpuid";
+import { Cr0, Cr4, EferBit, kvmGetRflags, kvmPdptrRead, kvmReadCr0, kvmReadCr3, kvmReadCr4 } from "../kvmCacheRegs";
 import { gfnToMemslot, gpaToHpa, markPageDirtyInSlot } from "../memslots";
 import type { KvmVcpu } from "../types";
 import { Pferr } from "./fault";

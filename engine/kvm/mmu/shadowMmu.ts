@@ -118,7 +118,8 @@ function allocateRoots(vcpu: KvmVcpu, roots: ShadowRoots): number {
   roots.mode = mode;
   roots.cr3 = cr3;
   const base = { quadrant: 0, direct: false, access: Acc.ALL, mode };
-  if (mode & Mode.LONG) return useRoot(vcpu, roots, Number((cr3 & ADDRESS) >> 12n), { ...base, level: LONG_LEVELS }).spt;
+  if (mode & Mode.LONG)
+    return useRoot(vcpu, roots, Number((cr3 & ADDRESS) >> 12n), { ...base, level: LONG_LEVELS }).spt;
   if (roots.paeRoot < 0) roots.paeRoot = vcpu.module.host.allocatePages(1);
   for (let i = 0; i < 4; i++) {
     let gfn: number;

@@ -393,5 +393,4 @@ export function wrprotShadowSlot(kvm: Kvm, slot: KvmMemorySlot, dirty: Uint32Arr
 }
 
 /** kvm_zap_rmap over [start, end). */
-export const zapShadowGfns = (kvm: Kvm, start: number, end: number): boolean =>
-  forEachRmap(kvm, start, end, () => 0n);
+export const zapShadowGfns = (kvm: Kvm, start: number, end: number): boolean => forEachRmap(kvm, start, end, () => 0n);

@@ -109,8 +109,7 @@ export interface LeafOptions {
 
 /** make_spte: maps a page with everything the memslot allows. Guest RAM is write-back and the guest's PAT is ignored. */
 export function makeSpte(o: LeafOptions): bigint {
-  let spte =
-    Spte.MMU_PRESENT | BigInt(o.pa) | Ept.READABLE | (MEMTYPE_WB << Ept.MEMTYPE_SHIFT) | Ept.IPAT;
+  let spte = Spte.MMU_PRESENT | BigInt(o.pa) | Ept.READABLE | (MEMTYPE_WB << Ept.MEMTYPE_SHIFT) | Ept.IPAT;
   if (o.executable) spte |= Ept.EXECUTABLE;
   spte |= o.adDisabled ? Spte.TDP_AD_DISABLED : Ept.ACCESSED;
   if (o.level > 1) spte |= Ept.PAGE_SIZE;

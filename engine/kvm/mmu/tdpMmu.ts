@@ -31,8 +31,7 @@ export const pagesPerHpage = (level: number): number => 512 ** (level - 1);
 const indexOf = (gfn: number, level: number): number => Math.floor(gfn / pagesPerHpage(level)) % ENTRIES;
 
 /** is_nx_huge_page_enabled */
-export const kvmNxHugePages = (kvm: Kvm): boolean =>
-  kvm.module.params.nx_huge_pages && !kvm.arch.disableNxHugePages;
+export const kvmNxHugePages = (kvm: Kvm): boolean => kvm.module.params.nx_huge_pages && !kvm.arch.disableNxHugePages;
 
 export function readSpte(kvm: Kvm, table: number, index: number): bigint {
   const { memory } = kvm.module.host;
@@ -292,11 +291,8 @@ const logWritesOf = (kvm: Kvm, spte: bigint, level: number): bigint =>
 /** kvm_tdp_mmu_wrprot_slot: writes to the slot fault from now on. A huge page is split by the first one. */
 export function kvmTdpMmuWrprotSlot(kvm: Kvm, slot: KvmMemorySlot): boolean {
   if (!kvm.module.features.ept) return wrprotShadowSlot(kvm, slot, null);
-  return forEachLeaf(
-    kvm,
-    slot.baseGfn,
-    slot.baseGfn + slot.npages,
-    (spte, _gfn, level) => logWritesOf(kvm, spte, level),
+  return forEachLeaf(kvm, slot.baseGfn, slot.baseGfn + slot.npages, (spte, _gfn, level) =>
+    logWritesOf(kvm, spte, level),
   );
 }
 

@@ -43,12 +43,12 @@ import {
 import { kvmEmulateHalt, kvmVcpuOnSpin } from "../x86Halt";
 import { Fastpath } from "../x86Ops";
 import { kvmGetCr8, kvmLmsw, kvmSetCr0, kvmSetCr3, kvmSetCr4, kvmSetCr8, kvmSetXcr } from "../x86Regs";
-import { IntrInfo, vmxGetExitQual, vmxGetIntrInfo, vmxSkipEmulatedInstruction } from "./run";
 import { handleApicEoiInduced, handleApicWrite } from "./apicv";
 import { handlePreemptionTimer } from "./hvTimer";
 import { handleInvpcid } from "./invpcid";
 import { handlePmlFull, vmxFlushPmlBuffer } from "./pml";
 import { handleInvalidGuestState, handleRmodeException, isRmodeException } from "./rmode";
+import { IntrInfo, vmxGetExitQual, vmxGetIntrInfo, vmxSkipEmulatedInstruction } from "./run";
 import { vmxGetCpl } from "./segments";
 import { controlsClearBit, loadedCpu, vmcsRead, vmcsRead32, vmcsSetBits, vmcsWrite } from "./vmcs";
 import { GuestIntrState, vmxGetRflags, vmxSetRflags } from "./vmx";

@@ -1,6 +1,7 @@
 /** INVPCID exits, which shadow paging needs (arch/x86/kvm/vmx/vmx.c handle_invpcid; SDM 2A INVPCID). */
 import { Seg } from "../../cpu/state";
 import { Field } from "../../cpu/vmx/fields";
+import { guestCpuidHas } from "../cpuid";
 import { Cr4, is64BitMode, kvmReadCr3, kvmReadCr4, kvmRegisterRead } from "../kvmCacheRegs";
 import { kvmVcpuReadGuest } from "../memslots";
 import { Pferr } from "../mmu/fault";
@@ -8,8 +9,13 @@ import { kvmMmuInvlpg } from "../mmu/mmu";
 import { gvaToGpa } from "../mmu/pagingTmpl";
 import { KvmReq, kvmMakeRequest } from "../requests";
 import type { KvmVcpu } from "../types";
-import { ExcVector, kvmInjectGp, kvmInjectPageFault, kvmQueueException, kvmSkipEmulatedInstruction } from "../x86Events";
-import { guestCpuidHas } from "../cpuid";
+import {
+  ExcVector,
+  kvmInjectGp,
+  kvmInjectPageFault,
+  kvmQueueException,
+  kvmSkipEmulatedInstruction,
+} from "../x86Events";
 import { vmxGetExitQual } from "./run";
 import { vmcsRead32 } from "./vmcs";
 

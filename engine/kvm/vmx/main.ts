@@ -1,10 +1,10 @@
 /** vmx_x86_ops: the table through which the common code reaches the Intel module (arch/x86/kvm/vmx/main.c). */
 import type { KvmX86Ops } from "../x86Ops";
-import { vmxHandleExit, vmxSchedIn } from "./exits";
-import { vmxMsrFilterChanged } from "./msrBitmap";
 import { vmxSetVirtualApicMode } from "./apicv";
-import { vmxUpdateCpuDirtyLogging } from "./pml";
+import { vmxHandleExit, vmxSchedIn } from "./exits";
 import { vmxGetMsr, vmxSetMsr } from "./msr";
+import { vmxMsrFilterChanged } from "./msrBitmap";
+import { vmxUpdateCpuDirtyLogging } from "./pml";
 import {
   vmxCancelInjection,
   vmxEnableIrqWindow,

@@ -335,4 +335,3 @@ export function kvmInjectRealmodeInterrupt(vcpu: KvmVcpu, vector: number, length
   vcpu.arch.exception.injected = false;
   vcpu.arch.nmiInjected = false;
 }
-

@@ -94,7 +94,8 @@ export function vmxGetCsDbLBits(vcpu: KvmVcpu): { db: number; l: number } {
 }
 
 /** vmx_get_cpl: DPL of SS. */
-export const vmxGetCpl = (vcpu: KvmVcpu): number => vcpu.vmx.rmode.vm86Active ? 0 : (vmcsRead32(vcpu, Field.GUEST_SS_AR_BYTES) >> 5) & 3;
+export const vmxGetCpl = (vcpu: KvmVcpu): number =>
+  vcpu.vmx.rmode.vm86Active ? 0 : (vmcsRead32(vcpu, Field.GUEST_SS_AR_BYTES) >> 5) & 3;
 
 /** seg_setup: flat real-mode data segment; CS is set by the reset. */
 export function segSetup(vcpu: KvmVcpu, seg: number): void {

@@ -21,7 +21,7 @@ import {
   kvmRegisterMarkAvailable,
   kvmRegisterMarkDirty,
 } from "../kvmCacheRegs";
-import { apicX2apicMode, kvmGetApicBase, kvmSetApicBase } from "../lapic";
+import { kvmSetApicBase } from "../lapic";
 import { gfnToMemslot, kvmSetMemoryRegion, slotToHpa } from "../memslots";
 import type { KvmModuleBase } from "../moduleBase";
 import { Msr } from "../msrs";
@@ -30,9 +30,9 @@ import { KvmReq, kvmMakeRequest } from "../requests";
 import { APIC_ACCESS_PAGE_PRIVATE_MEMSLOT, type Kvm, type KvmVcpu, PAGE_SIZE, VcpuReg } from "../types";
 import { KVM_X86_DISABLE_EXITS } from "../uapi";
 import { ExcVector } from "../x86Events";
-import { EptCap } from "./capabilities";
 import { vmxSetVirtualApicMode } from "./apicv";
 import { kvmVcpuApicvActive } from "./apicvState";
+import { EptCap } from "./capabilities";
 import { initMsrBitmap } from "./msrBitmap";
 import { initPml } from "./pml";
 import {
@@ -136,7 +136,8 @@ export function vmxVcpuFree(vcpu: KvmVcpu): void {
   const { module, vmx } = vcpu;
   loadedVmcsClear(vcpu);
   freeVpid(module, vmx.vpid);
-  for (const page of [vmx.vmcs, vmx.msrBitmap, vmx.virtualApicPage, vmx.apicv.descriptor, vmx.pmlPage]) if (page >= 0) module.host.freePages(page, 1);
+  for (const page of [vmx.vmcs, vmx.msrBitmap, vmx.virtualApicPage, vmx.apicv.descriptor, vmx.pmlPage])
+    if (page >= 0) module.host.freePages(page, 1);
 }
 
 const cpuNeedTprShadow = (vcpu: KvmVcpu): boolean =>
@@ -218,7 +219,8 @@ function vmxSecondaryExecControl(vcpu: KvmVcpu): number {
   );
   if (!guestCpuidHas(vcpu, 0xd, 1, "eax", 3)) exec &= ~SecondaryExec.ENABLE_XSAVES;
   // The multiplier costs every RDTSC; it is on for vCPUs whose rate is not the host's.
-  if (!features.tscScaling || vcpu.arch.tscScalingRatio === DEFAULT_TSC_SCALING_RATIO) exec &= ~SecondaryExec.TSC_SCALING;
+  if (!features.tscScaling || vcpu.arch.tscScalingRatio === DEFAULT_TSC_SCALING_RATIO)
+    exec &= ~SecondaryExec.TSC_SCALING;
   // Instructions the guest's CPUID does not have must fault, or exit so that KVM can fault them.
   if (!has(0x80000001, "edx", 27) && !has(7, "ecx", 22)) exec &= ~SecondaryExec.ENABLE_RDTSCP;
   if (!has(7, "ebx", 10)) exec &= ~SecondaryExec.ENABLE_INVPCID;

@@ -78,12 +78,6 @@ export class Display {
     ports.claim("VBE", 0x1ce, 3, this.vbe.ports, 2);
   }
 
-  reset(): void {
-    this.vga.reset();
-    this.memory.reset();
-    this.vbe.reset();
-  }
-
   /** The register BAR. */
   private registers(): Registers {
     const find = (offset: number): { registers: Registers; offset: number } | null => {

@@ -153,12 +153,4 @@ export class FirmwareBoard {
       if (area && variables) memory.bytes(area.offset, area.size).set(variables);
     };
   }
-
-  reset(): void {
-    this.display.reset();
-    this.flash.code.reset();
-    this.flash.variables?.reset();
-    for (const channel of this.ide.channels) channel.reset();
-    this.updateMap();
-  }
 }

@@ -4,8 +4,6 @@
  */
 import type { CpuModel } from "../../cpu/models/model";
 import { GPR_NAMES } from "../../cpu/state";
-import { DeliveryMode } from "../../devices/apic-bus";
-import { ApicReg, Lvt } from "../../devices/local-apic";
 import type { KvmVcpuFd } from "../../kvm/fds";
 import {
   KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
@@ -184,13 +182,6 @@ function kvmPutSregs(e: EntryState, now: KvmSregs): KvmSregs {
 
 /** What a handler of an exit answers: go on, come back with an EXCP_*, or stop with an error. */
 export type ExitResult = { readonly ret: 0 | (typeof Excp)[keyof typeof Excp] } | { readonly error: string };
-
-/** do_inject_external_nmi: the NMI goes in when LINT1 is unmasked and in NMI mode. */
-export function kvmApicExternalNmi(cpu: X86Cpu): void {
-  const page = cpu.kvmFd.KVM_GET_LAPIC();
-  const lint1 = new DataView(page.buffer, page.byteOffset).getUint32(ApicReg.LVT_LINT1, true);
-  if (!(lint1 & Lvt.MASKED) && ((lint1 >> Lvt.MODE_SHIFT) & 7) === DeliveryMode.NMI) cpu.kvmFd.KVM_NMI();
-}
 
 /** kvm_arch_handle_exit: exits only x86 has. */
 export function kvmArchHandleExit(cpu: X86Cpu): ExitResult {

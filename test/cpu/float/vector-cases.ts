@@ -66,7 +66,7 @@ const FUSED: Readonly<Record<string, readonly [VectorOp, number]>> = {
 
 export const FAMILIES = [
   ...Object.keys(PLAIN), ...Object.keys(PAIRS), ...Object.keys(FUSED),
-  "dp", "round", "float", "int", "fromint", "fromhalf", "half", "comi",
+  "dp", "round", "float", "int", "fromint", "fromhalf", "half", "comi", "rcp",
 ] as const; // biome-ignore format: a list
 
 type Parts = Pick<VectorInstance, "op" | "lanes" | "code" | "size" | "imm"> &
@@ -148,6 +148,13 @@ function parts(random: Random, family: string, format: 32 | 64, scalar: boolean)
       const code = vex({ map: 1, pp: double ? 2 : 0, opcode: double ? 0xe6 : 0x5b, wide, oneSource: true });
       return { op: VectorOp.CVT_FROM_INT32, lanes, code, size, imm: 0 };
     }
+    case "rcp": {
+      const root = random.oneIn(2);
+      const prefix = scalar ? 2 : 0;
+      const count = scalar ? 1 : 8;
+      const code = vex({ map: 1, pp: prefix, opcode: root ? 0x52 : 0x53, wide, oneSource: !scalar });
+      return { op: root ? VectorOp.RSQRT : VectorOp.RCP, lanes: count, code, size: count * 4, imm: 0 };
+    }
     case "fromhalf": {
       const code = vex({ map: 2, pp: 1, opcode: 0x13, wide: true, oneSource: true });
       return { op: VectorOp.CVT_FROM_HALF, lanes: 8, code, size: 32, imm: 0 };
@@ -191,7 +198,8 @@ export function vectorInstance(seed: number, family: string): VectorInstance {
   const format = random.pick([32, 64] as const);
   const scalar = !random.oneIn(4);
   const { fused = false, general = "none", ...rest } = parts(random, family, format, scalar);
-  const width = family === "fromhalf" ? 16 : format;
+  const single = family === "fromhalf" || family === "half" || family === "rcp";
+  const width = family === "fromhalf" ? 16 : family === "rcp" ? 32 : format;
   const a = fill(random, width);
   const b =
     family === "fromint" && random.oneIn(2) ? fill(random, 64) : fill(random, width, width === 16 ? undefined : a);
@@ -200,7 +208,7 @@ export function vectorInstance(seed: number, family: string): VectorInstance {
   const mxcsr = masks | (random.below(4) << 13) | (random.oneIn(4) ? 0x40 : 0) | (random.oneIn(4) ? 0x8000 : 0);
   return {
     name: family,
-    format: family === "fromhalf" || family === "half" ? 32 : format,
+    format: single ? 32 : format,
     scalar,
     mxcsr,
     a,

@@ -90,8 +90,11 @@ export abstract class Context extends VectorExpressions {
   /** Raises an exception; nothing of the instruction happens. Use inside `if`. */
   abstract fault(vector: number | Value, error?: number): void;
 
+  /** Leaves the instruction to its SystemHandler; nothing of it has happened. Use inside `if`. */
+  abstract systemCall(): void;
+
   /**
-   * Calls function `number` of vector-functions.ts on the vectors in VECTOR_SOURCE. @returns what it leaves in VECTOR_FLAGS;
+   * Calls function `number` of vector/functions on the vectors in VECTOR_SOURCE. @returns what it leaves in VECTOR_FLAGS;
    * 4 bytes
    */
   abstract compute(number: number, length: number, immediate: number): Value;
@@ -169,7 +172,10 @@ export abstract class Context extends VectorExpressions {
     const vector = this.let(this.loadAt(Off.SIMD_ACCESS + kind, 1));
     this.if(vector, () => this.fault(this.zeroExtend(vector, 4)));
     if (kind !== SimdAccess.MMX) return;
-    this.if(this.and(this.loadAt(Off.FSW, 1), this.constant(1, FSW_ES)), () => this.fault(MF));
+    // Without CR0.NE a pending x87 exception is the board's business (SDM 1 8.7.2).
+    const pending = this.isZero(this.isZero(this.and(this.loadAt(Off.FSW, 1), this.constant(1, FSW_ES))));
+    const native = this.and(this.shrBy(this.loadAt(Off.CR0, 4), 5), this.constant(4, 1));
+    this.if(this.and(pending, native), () => this.fault(MF));
   }
 
   /** The value of an operand, in a variable. */

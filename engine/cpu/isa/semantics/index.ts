@@ -4,6 +4,7 @@ import { decimals } from "./bcd";
 import { bits } from "./bit";
 import { bitManipulation } from "./bmi";
 import { branches } from "./branch";
+import { interruptFlag } from "./interrupt-flag";
 import { flagInstructions, moves } from "./move";
 import { multiplication } from "./multiply";
 import type { Family, Semantics } from "./registry";
@@ -21,6 +22,7 @@ import { vectorShuffles } from "./vector/shuffle";
 const families: readonly Family[] = [
   moves,
   flagInstructions,
+  interruptFlag,
   arithmetic,
   multiplication,
   shifts,

@@ -63,6 +63,8 @@ export interface ShapeNeeds {
   /** Operands are not looked at. */
   readonly ignoresOperands?: boolean;
   readonly shiftCount?: boolean;
+  /** A system instruction whose usual case is generated code: everything else is its SystemHandler's (`systemCall`). */
+  readonly usualCase?: boolean;
   /** Not worth compiling in a region, or changes registers before its last access. */
   readonly leftToTier0?: boolean;
   /** The immediate is part of the operation: each value has code of its own. */
