@@ -16,6 +16,8 @@ const KINDS: Readonly<Record<string, ElfSymbol["kind"]>> = { f: "function", o: "
 
 export interface KernelSearchSession extends SessionContext {
   readonly symbols: SymbolTable;
+  /** Symbols are those of the files again. */
+  forgetKernel(): void;
 }
 
 export class KernelSearch {
@@ -82,6 +84,8 @@ export class KernelSearch {
   found(kernel: FoundKernel, files: readonly KernelFile[]): void {
     this.searching = false;
     this.progress.end(kernel.banner || "Linux");
+    // After a reset the kernel comes to lie elsewhere: what was known of the old one is wrong.
+    this.session.forgetKernel();
     const { symbols } = this.session;
     for (const { path, symbols: linked } of files) {
       const text = linked.find((s) => s.name === "_text")?.address;

@@ -262,6 +262,11 @@ export class DebugSession implements Receiver, SessionContext {
     }
   }
 
+  forgetKernel(): void {
+    this.symbols = new SymbolTable();
+    this.symbols.addAll(this.fileSymbols?.table.everything ?? []);
+  }
+
   get searchesKernel(): boolean {
     return this.kernelSearch.active;
   }
@@ -290,8 +295,7 @@ export class DebugSession implements Receiver, SessionContext {
     this.client_ = engine;
     await engine.request("launch", request);
     const { fileSymbols } = this;
-    this.symbols = new SymbolTable();
-    this.symbols.addAll(fileSymbols?.table.everything ?? []);
+    this.forgetKernel();
     await engine.request("setSymbols", {
       symbols: engineSymbols(this.symbols.everything),
       kernel: engineSymbols((fileSymbols?.kernel ?? []).flatMap((file) => file.symbols)),

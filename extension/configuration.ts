@@ -1,6 +1,6 @@
 /** Launch configurations: F5 without a launch.json, and paths made absolute. */
 import * as vscode from "vscode";
-import { configurationFor, type FoundImage, flatImage, imageIn } from "./images";
+import { configurationFor, type FoundImage, flatImage, imageIn, initrdFor } from "./images";
 import type { Platform } from "./platform";
 import { DEBUG_TYPE } from "./sessions";
 
@@ -44,7 +44,7 @@ export class HyperstepConfigurations implements vscode.DebugConfigurationProvide
   /** One configuration for each image of a folder, for the editor's list of things to run. */
   async found(folder: vscode.WorkspaceFolder | undefined): Promise<vscode.DebugConfiguration[]> {
     const images = await this.search(folder);
-    return images.map((image) => this.make(image, folder));
+    return Promise.all(images.map((image) => this.make(image, folder)));
   }
 
   /** The initial launch.json of a folder. */
@@ -62,7 +62,7 @@ export class HyperstepConfigurations implements vscode.DebugConfigurationProvide
     if (config.type && config.request && (config.program || config.name)) return config;
     const image = await this.choose(folder);
     if (!image) return undefined;
-    return { ...this.make(image, undefined), noDebug: config.noDebug };
+    return { ...(await this.make(image, undefined)), noDebug: config.noDebug };
   }
 
   /** Relative paths are relative to the workspace folder. */
@@ -116,13 +116,34 @@ export class HyperstepConfigurations implements vscode.DebugConfigurationProvide
     return undefined;
   }
 
-  private make(image: Candidate, folder: vscode.WorkspaceFolder | undefined): vscode.DebugConfiguration {
-    const inside = folder && image.uri.toString().startsWith(`${folder.uri.toString()}/`);
-    const program = inside
-      ? `\${workspaceFolder}/${vscode.workspace.asRelativePath(image.uri, false)}`
-      : this.platform.pathOf(image.uri);
+  private async make(image: Candidate, folder: vscode.WorkspaceFolder | undefined): Promise<vscode.DebugConfiguration> {
+    const pathOf = (uri: vscode.Uri): string =>
+      folder && uri.toString().startsWith(`${folder.uri.toString()}/`)
+        ? `\${workspaceFolder}/${vscode.workspace.asRelativePath(uri, false)}`
+        : this.platform.pathOf(uri);
     const name = image.uri.path.slice(image.uri.path.lastIndexOf("/") + 1);
-    return { type: DEBUG_TYPE, request: "launch", name, program, ...configurationFor(image) };
+    const initrd = image.kind === "linux" ? await this.initrdBeside(image.uri, name) : undefined;
+    return {
+      type: DEBUG_TYPE,
+      request: "launch",
+      name,
+      program: pathOf(image.uri),
+      ...(initrd ? { initrd: pathOf(initrd) } : {}),
+      ...configurationFor(image),
+    };
+  }
+
+  /** The initial RAM disk that lies beside a kernel, the one of its version first. */
+  private async initrdBeside(kernel: vscode.Uri, name: string): Promise<vscode.Uri | undefined> {
+    const parent = vscode.Uri.joinPath(kernel, "..");
+    try {
+      const entries = await vscode.workspace.fs.readDirectory(parent);
+      const files = entries.filter(([, type]) => (type & vscode.FileType.File) !== 0).map(([file]) => file);
+      const found = initrdFor(name, files);
+      return found === undefined ? undefined : vscode.Uri.joinPath(parent, found);
+    } catch {
+      return undefined;
+    }
   }
 
   private async inFront(): Promise<Candidate | undefined> {

@@ -49,9 +49,22 @@ export function imageIn(head: Uint8Array, size: number): FoundImage | undefined 
 /** What the user chose although it looks like nothing known. */
 export const flatImage: FoundImage = { kind: "flat", description: DESCRIPTIONS.flat };
 
+/**
+ * The initial RAM disk that goes with a kernel, of the files beside it: that of the same version, else the only one.
+ *
+ * @param kernel the kernel's file name, such as "vmlinuz-6.1.0-13-amd64"
+ */
+export function initrdFor(kernel: string, files: readonly string[]): string | undefined {
+  const found = files.filter((file) => /^(initrd|initramfs)([.-]|$)/.test(file));
+  const version = /^(?:vmlinuz|bzImage)-(.+)$/.exec(kernel)?.[1];
+  return (
+    found.find((file) => version !== undefined && file.includes(version)) ?? (found.length === 1 ? found[0] : undefined)
+  );
+}
+
 /** Attributes beside type, name and program. */
 export function configurationFor({ kind }: FoundImage): Readonly<Record<string, unknown>> {
-  if (kind === "linux") return { accel: "vmx", memory: "512M", append: "console=ttyS0" };
+  if (kind === "linux") return { accel: "vmx", memory: "512M", append: "console=ttyS0", tier: 1 };
   if (kind === "boot-sector") return { accel: "none", stopOnEntry: true };
   if (kind === "flat") return { accel: "none", loadAddress: "0x100000", stopOnEntry: true };
   return { accel: "vmx" };

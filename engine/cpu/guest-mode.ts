@@ -71,6 +71,8 @@ export interface GuestMode {
   interceptSmi(): void;
   /** Called at every boundary where events are looked at, before interrupts: interrupt window, NMI window, MTF, TPR. */
   boundary(): void;
+  /** Whether `boundary` would find nothing to do just now; false where it is not known. */
+  quiet?(): boolean;
   /** Whether pending interrupts are recognised whatever RFLAGS.IF says (external-interrupt exiting; SVM V_INTR_MASKING). */
   readonly ignoresIf: boolean;
   /** The next instruction is to be run by single iterations where it is a repeated one (monitor trap flag). */

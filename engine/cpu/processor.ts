@@ -372,6 +372,7 @@ export class Processor implements Cpu {
     this.account();
     const field = this.keyOf(record) === Key.SYSTEM ? Rec.HANDLER : Rec.INSTRUCTION;
     const index = this.memory.i32[(record + field) >> 2];
+    const { guest } = this;
     const generation = this.store.generation;
     try {
       if (index === RecordFault.UD) throw new CpuFault(Vector.UD);
@@ -408,7 +409,7 @@ export class Processor implements Cpu {
     }
     const left = state.u32(Off.BUDGET) - 1;
     state.setU32(Off.BUDGET, left);
-    if (this.nothingPending(left)) {
+    if (this.guest === guest && this.nothingPending(left)) {
       const next = this.code.known();
       if (next !== 0) {
         state.setU32(Off.INHIBIT, state.u32(Off.INHIBIT) & ~Inhibit.STI);
@@ -425,12 +426,16 @@ export class Processor implements Cpu {
    * code may go on by itself. The shadow of STI has no effect then.
    */
   private nothingPending(left: number): boolean {
-    const { state } = this;
-    if (this.wantsAttention || this.guest || left < 2 || this.clock.instructionsToNextEvent() <= left) return false;
+    const { state, guest } = this;
+    if (this.wantsAttention || this.exitTaken || left < 2 || this.clock.instructionsToNextEvent() <= left) return false;
     if (state.u32(Off.PENDING) !== 0 || state.activity !== Activity.ACTIVE) return false;
+    // A VM exit saves the shadow of STI.
+    const inhibit = state.u32(Off.INHIBIT) & (guest ? ~0 : ~Inhibit.STI);
     const rest = state.u32(Off.FLAGS_REST);
-    if (rest & (Rflags.TF | Rflags.RF) || state.u32(Off.INHIBIT) & ~Inhibit.STI) return false;
-    return (rest & Rflags.IF) === 0 || this.interrupts.pending() < 0;
+    if (inhibit !== 0 || rest & (Rflags.TF | Rflags.RF)) return false;
+    if (guest && (guest.quiet?.() !== true || guest.instructionsToPreemption() <= left)) return false;
+    const open = guest?.ignoresIf === true || (rest & Rflags.IF) !== 0;
+    return !open || this.interrupts.pending() < 0;
   }
 
   /** RIP to the instruction behind one of `length` bytes. */

@@ -39,6 +39,7 @@ import type { UnwindTables } from "./unwind-tables";
 const SLICE = 200_000;
 /** Exceptions Linux serves behind a program's back: #NM and #PF. */
 const TRANSPARENT: ReadonlySet<number> = new Set([7, 14]);
+const KERNEL_HALF = 1n << 63n;
 /** Slices between two words about a search for a kernel. */
 const SEARCH_NEWS = 50;
 const MAX_FRAMES = 1000;
@@ -116,6 +117,7 @@ export class EngineHost {
       if (!this.running) return;
       machine.run(SLICE);
       this.flushSerial();
+      this.watchForRestart(machine);
       if (++this.slices % SEARCH_NEWS === 0 && this.stops?.searchesKernel)
         this.post({ event: "searching", instructions: machine.stats().instructions });
       this.readCommands();
@@ -235,6 +237,18 @@ export class EngineHost {
     this.taskReader = null;
     const moved = kernel ? relocate(this.linkedSymbols, kernel.text) : [];
     this.symbols = new SymbolIndex([...this.fileSymbols, ...moved, ...(kernel?.symbols ?? [])]);
+  }
+
+  /**
+   * A kernel never runs below its half of the address space; a boot loader, firmware and the kernel's own decompressor do.
+   * The machine has been reset then, and another kernel is on its way, perhaps to another place.
+   */
+  private watchForRestart(machine: Machine): void {
+    const { stops } = this;
+    const boot = machine.vcpus[0];
+    if (!this.kernel || !stops || stops.searchesKernel || boot.registers.read("cpl") !== 0n) return;
+    if (codeContext(boot).linear >= KERNEL_HALF) return;
+    stops.searchKernel(true);
   }
 
   /** A vCPU stands where Linux kernels run: reads its symbols, and tells what has come of it. */

@@ -186,12 +186,24 @@ export class Stops {
       reason: verdict ? reason : "step",
       vcpu: point.vcpu,
       hits: verdict?.ids ?? [],
-      text: headline(point, verdict !== null),
+      text: this.headline(point, verdict !== null),
       ...(description ? { description } : {}),
       detail: point.detail,
       ...this.onGuestMemory(point),
       traceKind: point.kind === TraceKind.Instruction ? 0 : point.kind,
     };
+  }
+
+  /** One line for the stop; a breakpoint in code with a symbol is named by that. */
+  private headline(point: TracePoint, asked: boolean): string {
+    if (point.kind !== TraceKind.Instruction) return point.text;
+    const { cause, linear } = point.detail;
+    const symbol = typeof linear === "bigint" ? this.environment.symbols.at(linear) : undefined;
+    if (cause === "breakpoint" && symbol && typeof linear === "bigint") {
+      const offset = linear - symbol.address;
+      return asked ? `breakpoint at ${symbol.name}${offset === 0n ? "" : `+0x${offset.toString(16)}`}` : "";
+    }
+    return asked ? point.text : "";
   }
 
   /**
@@ -225,11 +237,6 @@ export class Stops {
       cause?.kind === "physical" ? this.points.atPhysical(cause.address, scope) : this.points.atAddress(linear, scope);
     return { verdict, reason: "breakpoint" };
   }
-}
-
-function headline(point: TracePoint, asked: boolean): string {
-  if (point.kind !== TraceKind.Instruction) return point.text;
-  return asked ? point.text : "";
 }
 
 /** Longer text a trace point carries for people. */

@@ -13,7 +13,7 @@ import { SIMD } from "./emulateSimd";
 import { STACK } from "./emulateStack";
 import { isString, runString } from "./emulateString";
 import { bytesOf, type EmulateResult, EmulFault, maskOf, numberOf, signed, unhandleable } from "./emulateTypes";
-import { emulatorReadWrite } from "./emulator";
+import { emulatorReadWrite } from "./emulatorIo";
 import {
   isLongMode,
   isProtmode,
@@ -485,7 +485,7 @@ const INTEGER: Readonly<Record<string, EmulHandler>> = {
   CMC: (c) => c.setFlag(Rflags.CF, !c.flag(Rflags.CF)),
   CLC: setFlagTo(Rflags.CF, false), STC: setFlagTo(Rflags.CF, true),
   CLD: setFlagTo(Rflags.DF, false), STD: setFlagTo(Rflags.DF, true),
-  NOP: nothing, PREFETCHW: nothing, PREFETCHNTA: nothing, PREFETCHT0: nothing, PREFETCHT1: nothing, PREFETCHT2: nothing,
+  NOP: nothing, PAUSE: nothing, PREFETCHW: nothing, PREFETCHNTA: nothing, PREFETCHT0: nothing, PREFETCHT1: nothing, PREFETCHT2: nothing,
   CLFLUSH: nothing, CLFLUSHOPT: nothing, CLWB: nothing, LFENCE: nothing, MFENCE: nothing, SFENCE: nothing,
   ENDBR64: nothing, ENDBR32: nothing,
 };

@@ -4,7 +4,7 @@ import { Rflags, Seg } from "../cpu/state";
 import type { X86Emulator } from "./emulate";
 import { accessSystem } from "./emulateSegment";
 import { bytesOf, type EmulateResult, EmulFault, ioNeeded, numberOf } from "./emulateTypes";
-import { completeEmulatorPioIn, emulatorPioIn, emulatorPioOut } from "./emulator";
+import { completeEmulatorPioIn, emulatorPioIn, emulatorPioOut } from "./emulatorIo";
 import { isProtmode } from "./kvmCacheRegs";
 import { VcpuReg } from "./types";
 import { ExcVector } from "./x86Events";

@@ -27,7 +27,7 @@ import { kvmXsaveSize } from "./xsave";
 
 /** Capabilities that are 1. */
 const PRESENT: ReadonlySet<number> = new Set([
-  KvmCap.IRQCHIP, KvmCap.HLT, KvmCap.MMU_SHADOW_CACHE_CONTROL, KvmCap.USER_MEMORY, KvmCap.SET_TSS_ADDR, KvmCap.VAPIC,
+  KvmCap.IRQCHIP, KvmCap.HLT, KvmCap.MMU_SHADOW_CACHE_CONTROL, KvmCap.USER_MEMORY, KvmCap.SET_TSS_ADDR,
   KvmCap.EXT_CPUID, KvmCap.EXT_EMUL_CPUID, KvmCap.CLOCKSOURCE, KvmCap.PIT, KvmCap.NOP_IO_DELAY, KvmCap.MP_STATE,
   KvmCap.SYNC_MMU, KvmCap.DESTROY_MEMORY_REGION_WORKS, KvmCap.USER_NMI, KvmCap.SET_GUEST_DEBUG, KvmCap.IRQ_INJECT_STATUS,
   KvmCap.JOIN_MEMORY_REGIONS_WORKS, KvmCap.IRQFD, KvmCap.IRQFD_RESAMPLE, KvmCap.PIT2, KvmCap.SET_BOOT_CPU_ID,

@@ -1,7 +1,7 @@
 /** Interrupt routing and delivery (arch/x86/kvm/irq_comm.c, virt/kvm/irqchip.c). */
 import { type ApicBus, DeliveryMode, type InterruptMessage } from "../devices/apic-bus";
 import { KvmError } from "./errno";
-import { irqchipInKernel } from "./irq";
+import { irqchipInKernel, irqchipSplit } from "./irq";
 import type { Kvm, KvmVcpu } from "./types";
 import {
   KVM_IOAPIC_NUM_PINS,
@@ -67,6 +67,7 @@ export function kvmSetIrqRouting(kvm: Kvm, entries: readonly KvmIrqRoutingEntry[
     if (e.gsi >= GSI_LIMIT) fail(`GSI ${e.gsi} is out of range`);
     const sharing = entries.filter((o) => o !== e && o.gsi === e.gsi);
     if (e.type === KvmIrqRouting.IRQCHIP) {
+      if (irqchipSplit(kvm)) fail("PIC and I/O APIC are not in the kernel");
       if (e.irqchip >= KVM_NR_IRQCHIPS) fail(`there is no irqchip ${e.irqchip}`);
       if (e.pin >= (e.irqchip === KvmIrqchip.IOAPIC ? KVM_IOAPIC_NUM_PINS : 8)) fail(`pin ${e.pin} does not exist`);
       const same = sharing.some((o) => o.type !== KvmIrqRouting.IRQCHIP || o.irqchip === e.irqchip);

@@ -8,6 +8,7 @@ import { DeliveryMode } from "../devices/apic-bus";
 import { ApicReg, LocalApic, type LocalApicState, Lvt } from "../devices/local-apic";
 import { TraceKind } from "../trace";
 import { guestCpuidHas } from "./cpuid";
+import { irqchipSplit } from "./irq";
 import { kvmApicBus } from "./irqComm";
 import { kvmRipRead } from "./kvmCacheRegs";
 import { kvmVcpuKick } from "./kvmMain";
@@ -15,8 +16,8 @@ import { gpaToHpa, kvmReadGuest, kvmWriteGuest } from "./memslots";
 import { hostTscOfGuestTsc } from "./pvclock";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import type { KvmVcpu } from "./types";
-import { KvmMpState } from "./uapi";
-import { vmxDeliverPostedInterrupt } from "./vmx/apicv";
+import { KvmIrqRouting, KvmMpState } from "./uapi";
+import { vmxCheckApicv, vmxDeliverPostedInterrupt } from "./vmx/apicv";
 import { kvmVcpuApicvActive } from "./vmx/apicvState";
 import { kvmInjectNmi } from "./x86Events";
 import { kvmVcpuDeliverSipiVector, kvmVcpuReset } from "./x86Vcpu";
@@ -50,10 +51,11 @@ export class KvmLapic {
       physicalBits: module.host.processors[0].model.physicalBits,
       clock: module.host.clock,
       owner: kvmClockOwner(vcpu),
-      bus: kvmApicBus(kvm),
+      bus: { ...kvmApicBus(kvm), broadcastEoi: (vector) => kvmIoapicSendEoi(vcpu, vector) },
       core: {
         attention: () => {
           if (vmxDeliverPostedInterrupt(vcpu)) return;
+          vmxCheckApicv(vcpu);
           kvmMakeRequest(KvmReq.EVENT, vcpu);
           kvmVcpuKick(vcpu);
         },
@@ -211,6 +213,28 @@ export function kvmWaitLapicExpire(vcpu: KvmVcpu): void {
   if (due > host.clock.now) host.clock.pass(due - host.clock.now);
 }
 
+/** kvm_ioapic_send_eoi: to the I/O APIC in the kernel, or to userspace's (split irqchip). */
+export function kvmIoapicSendEoi(vcpu: KvmVcpu, vector: number): void {
+  const { kvm } = vcpu;
+  if (!irqchipSplit(kvm)) {
+    kvm.vioapic?.updateEoi(vector);
+    return;
+  }
+  if (!splitIoapicHandlesVector(kvm, vector)) return;
+  vcpu.arch.pendingIoapicEoi = vector;
+  kvmMakeRequest(KvmReq.IOAPIC_EOI_EXIT, vcpu);
+}
+
+/** kvm_scan_ioapic_routes: level-triggered MSI routes of the GSIs that are userspace's I/O APIC pins. */
+const splitIoapicHandlesVector = (kvm: KvmVcpu["kvm"], vector: number): boolean =>
+  kvm.arch.irqRoutes.some(
+    (route) =>
+      route.type === KvmIrqRouting.MSI &&
+      route.gsi < kvm.arch.nrReservedIoapicPins &&
+      (route.data & 0x8000) !== 0 &&
+      (route.data & 0xff) === vector,
+  );
+
 /** kvm_lapic_reset at INIT and power-up. */
 export function kvmLapicReset(vcpu: KvmVcpu, initEvent: boolean): void {
   if (!vcpu.apic) return;
@@ -314,6 +338,7 @@ export function kvmApicSetState(vcpu: KvmVcpu, page: Uint8Array): boolean {
     registers[ApicReg.LDR >> 4] = ldr;
   }
   chip.write(ApicReg.INITIAL_COUNT, 4, initial);
+  vmxCheckApicv(vcpu);
   kvmMakeRequest(KvmReq.EVENT, vcpu);
   return true;
 }

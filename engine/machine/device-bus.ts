@@ -59,10 +59,6 @@ export class DeviceBus implements Bus {
     this.board?.coprocessorError.setError(asserted);
   }
 
-  floatError(): void {
-    this.board?.floatError();
-  }
-
   /** The trace point before a device is read or written. */
   private tell(where: "port" | "address", at: number, size: number, write: boolean, value: bigint): void {
     const { board } = this;

@@ -46,7 +46,6 @@ export interface BoardOutside {
 }
 
 const ELCR = 0x4d0;
-const FLOAT_ERROR_IRQ = 13;
 
 interface LinesState {
   /** What the board's own chips drive, GSI 0 in bit 0. */
@@ -180,7 +179,6 @@ export class PcBoard {
     ports.claim("debug console", 0xe9, 1, debugConsole);
     ports.claim("firmware debug console", 0x402, 1, debugConsole);
     ports.claim("debug exit", 0xf4, 4, new DebugExit((code) => outside.end({ kind: "debug-exit", code })), 4);
-    ports.claim("float error", 0xf0, 1, { read: () => 0xff, write: () => this.line(FLOAT_ERROR_IRQ).set(false) });
     // Writes to the POST code port are how software waits a microsecond.
     ports.claim("POST code", 0x80, 1, { read: () => 0xff, write: () => {} });
   }
@@ -195,11 +193,6 @@ export class PcBoard {
     memory.write(this.rsdp, acpiTables(this.rsdp, config.smp, memory.lowEnd).bytes);
     memory.write(SMBIOS_BASE, smbiosTables(memory.size, config.smp));
     writeBiosData(memory);
-  }
-
-  /** FERR#: an x87 exception while CR0.NE is clear comes as IRQ 13, until software answers at port 0xf0. */
-  floatError(): void {
-    this.line(FLOAT_ERROR_IRQ).set(true);
   }
 
   /** Edge/level control register of the PICs (PIIX3 data sheet 3.5.3.7). */

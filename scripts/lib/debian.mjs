@@ -37,9 +37,13 @@ export async function debianPackage(name) {
 /** Guests the tests know, by package and file. `used` names the tests; the others wait for theirs. */
 export const guests = {
   memtest: { package: "memtest86+", file: "boot/memtest86+x64.bin", used: "test/real/memtest.test.ts" },
-  seabios: { package: "seabios", file: "usr/share/seabios/bios-256k.bin", used: "" },
-  ipxe: { package: "ipxe", file: "usr/lib/ipxe/ipxe.lkrn", used: "" },
-  grub: { package: "grub-rescue-pc", file: "usr/lib/grub-rescue/grub-rescue-cdrom.iso", used: "" },
+  seabios: { package: "seabios", file: "usr/share/seabios/bios-256k.bin", used: "test/real/firmware.test.ts" },
+  ipxe: { package: "ipxe", file: "usr/lib/ipxe/ipxe.iso", used: "test/real/firmware.test.ts" },
+  grub: {
+    package: "grub-rescue-pc",
+    file: "usr/lib/grub-rescue/grub-rescue-cdrom.iso",
+    used: "test/real/firmware.test.ts",
+  },
 };
 
 /** @param {keyof typeof guests} name @returns {Promise<string>} the image's path */

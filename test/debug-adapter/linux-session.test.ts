@@ -109,6 +109,20 @@ test("without a table the kernel's System.map moves with it; a placeholder of a 
   expect(stackFrames[0].name).toBe("rest_init_of_the_map");
 });
 
+test("after a reset the kernel is looked for anew", async () => {
+  const program = join(cache, "linux", "vmlinuz-resets");
+  writeFileSync(program, syntheticKernel({ addresses: "before", form: "percpu", marker: 4 }, true));
+  const c = client();
+  await c.start({ program, accel: "none", memory: "64M", reboot: true }, () =>
+    c.request("setFunctionBreakpoints", { breakpoints: [{ name: "say_hello" }] }),
+  );
+  for (let boots = 1; boots <= 2; boots++) {
+    await c.event("stopped");
+    expect(says(c).split(BANNER).length - 1).toBe(boots);
+    await c.request("continue", { threadId: 1 });
+  }
+});
+
 test("a kernel without any symbols says so, and what to do; its breakpoints by name are refused then", async () => {
   const c = client();
   await c.start({ program: bare, accel: "none", memory: "64M" }, () =>

@@ -78,14 +78,17 @@ class Code {
 
 const low32 = (offset: number): bigint => BigInt.asUintN(32, TEXT + BigInt(offset));
 
-function kernelCode(): Code {
+/** @param resets writes to the reset control register (port 0xcf9) instead of ending */
+function kernelCode(resets: boolean): Code {
   const c = new Code();
   // mov rsp, stack; wrmsr IA32_GS_BASE, per-CPU area
   c.begin("_text").end().emit(0x48, 0xc7, 0xc4).word(low32(STACK_TOP));
   c.emit(0xb9).word(0xc000_0101).emit(0xb8).word(low32(DATA.perCpu)).emit(0xba).word(0xffff_ffff).emit(0x0f, 0x30);
   c.call("start_kernel");
+  if (resets) c.emit(0xb0, 0x06, 0x66, 0xba, 0xf9, 0x0c, 0xee);
   // out exit, al; hlt
-  c.emit(0xb0, 0x2a, 0xe6, EXIT_PORT, 0xf4, 0xeb, 0xfd);
+  else c.emit(0xb0, 0x2a, 0xe6, EXIT_PORT);
+  c.emit(0xf4, 0xeb, 0xfd);
   // sub rsp, 0x18; call; add rsp, 0x18; ret
   c.begin("start_kernel").frame(8).emit(0x48, 0x83, 0xec, 0x18).frame(0x20).call("rest_init");
   c.emit(0x48, 0x83, 0xc4, 0x18).frame(8).emit(0xc3);
@@ -148,8 +151,8 @@ function writeOrc(image: Bytes, rows: readonly OrcRow[]): { ip: number; ipEnd: n
 }
 
 /** The image's content, linked at TEXT. */
-function kernelImage(layout: TableLayout | null): Uint8Array {
-  const code = kernelCode();
+function kernelImage(layout: TableLayout | null, resets: boolean): Uint8Array {
+  const code = kernelCode(resets);
   const image = new Bytes(new Uint8Array(SIZE));
   image.bytes.set(code.link());
   image.text(DATA.banner, `${BANNER}\n`);
@@ -195,15 +198,19 @@ function writeTables(payload: Bytes): void {
 /**
  * The bzImage (Documentation/arch/x86/boot.rst).
  * @param layout of its symbol table, or null for a kernel without one
+ * @param resets ends by a reset of the machine
  */
 export function syntheticKernel(
   layout: TableLayout | null = { addresses: "before", form: "percpu", marker: 4 },
+  resets = false,
 ): Uint8Array {
   const payload = new Bytes(new Uint8Array(IMAGE + SIZE));
   writeTables(payload);
-  payload.bytes.set(kernelImage(layout), IMAGE);
+  payload.bytes.set(kernelImage(layout, resets), IMAGE);
   const entry = new Code();
   // mov eax, tables; mov cr3, rax; mov rax, TEXT; jmp rax
+  // In the decompressor's place: a while in low memory (mov ecx, count; loop).
+  if (resets) entry.emit(0xb9).word(1_000_000).emit(0xe2, 0xfe);
   entry
     .emit(0xb8)
     .word(LOADED + TABLES)

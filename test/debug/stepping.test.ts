@@ -26,6 +26,18 @@ describe("stepping plain code", () => {
     expect(rip(d)).toBe(CODE + 5n);
   });
 
+  test("another task that comes past the place behind the call, on a stack of its own, does not end the step", () => {
+    // call f; hlt; f: pop rbp, so often that the stack pointer is far above; call back to the hlt
+    const code = (pops: number): number[] => {
+      const before = [0xe8, 1, 0, 0, 0, 0xf4, ...Array<number>(pops).fill(0x5d)];
+      const displacement = 5 - (before.length + 5);
+      return [...before, 0xe8, displacement & 0xff, (displacement >> 8) & 0xff, 0xff, 0xff];
+    };
+    expect(new Driver(code(200)).play(next)).toEqual(["ended: dead-halt"]);
+    // A callee that takes its arguments off the stack is no other task.
+    expect(new Driver(code(9)).play(next)).toEqual(["step"]);
+  });
+
   test("step in on a call goes into the function, step out returns behind the call", () => {
     const d = new Driver([0xe8, 1, 0, 0, 0, 0xf4, NOP, 0xc3]);
     expect(d.play(stepIn, stepOut)).toEqual(["step", "step"]);

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
-import { configurationFor, imageIn } from "../../extension/images";
+import { configurationFor, imageIn, initrdFor } from "../../extension/images";
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 
@@ -50,5 +50,18 @@ describe("what a file is, from its first bytes", () => {
   test("an empty file, a text and random short files are none", () => {
     for (const size of [0, 1, 3, 19, 20, 511]) expect(kind(new Uint8Array(size))).toBeUndefined();
     expect(kind(new TextEncoder().encode("#!/bin/sh\necho hello\n"))).toBeUndefined();
+  });
+});
+
+describe("the initial RAM disk beside a kernel", () => {
+  test("is the one of the kernel's version", () => {
+    const files = ["vmlinuz-6.1.0-1-amd64", "initrd.img-6.1.0-1-amd64", "initrd.img-6.1.0-2-amd64"];
+    expect(initrdFor("vmlinuz-6.1.0-2-amd64", files)).toBe("initrd.img-6.1.0-2-amd64");
+  });
+
+  test("is the only one whatever its name; of several none is guessed", () => {
+    expect(initrdFor("bzImage", ["initramfs.cpio.gz", "notes.txt"])).toBe("initramfs.cpio.gz");
+    expect(initrdFor("bzImage", ["initrd", "initramfs"])).toBeUndefined();
+    expect(initrdFor("bzImage", ["initrdless", "my-initrd"])).toBeUndefined();
   });
 });

@@ -211,4 +211,16 @@ test("split irqchip: KVM_INTERRUPT is the PIC's, one at a time (api.rst 4.16, 7.
   expect(errno(() => vcpu.KVM_INTERRUPT(0x21))).toBe("EEXIST");
   expect(vcpu.KVM_RUN(10_000).kind).toBe("exit");
   expect(vcpu.run.exit.exit_reason).toBe(KvmExit.IO);
+  // The EOI of a level-triggered interrupt of userspace's I/O APIC leaves KVM_RUN.
+  expect(errno(() => vm.KVM_SET_GSI_ROUTING([{ gsi: 4, type: 1, irqchip: 2, pin: 4 }]))).toBe("EINVAL");
+  vm.KVM_SET_GSI_ROUTING([{ gsi: 4, type: 2, address_lo: 0xfee00000, address_hi: 0, data: 0x8051 }]);
+  const apic = vm.kvm.vcpus[0].apic;
+  apic?.chip.write(0xf0, 4, 0x1ff);
+  expect(vm.KVM_IRQ_LINE({ irq: 4, level: 1 })).toBe(1);
+  apic?.getInterrupt();
+  apic?.setEoi();
+  expect(vcpu.KVM_RUN(10_000).kind).toBe("exit");
+  const eoi = vcpu.run.exit;
+  if (eoi.exit_reason !== KvmExit.IOAPIC_EOI) throw new Error(`exit ${eoi.exit_reason}`);
+  expect(eoi.eoi.vector).toBe(0x51);
 });

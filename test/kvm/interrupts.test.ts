@@ -4,7 +4,7 @@ import { ExitReason } from "../../engine/cpu/vmx/exit-reasons";
 import { Errno } from "../../engine/kvm/errno";
 import { KvmExit, KvmMpState } from "../../engine/kvm/uapi";
 import { TestVm } from "./bench";
-import { EOI, GDT, gate, IDT, lapicWrite, withIdt } from "./idt";
+import { EOI, lapicWrite, withIdt } from "./idt";
 
 /** GSIs 0 to 15 go to the PIC too: it must not answer them. */
 function maskPic(vm: TestVm): void {

@@ -57,17 +57,6 @@ describe("the board", () => {
     ]);
   });
 
-  test("FERR# is IRQ 13 until port 0xf0 is written", () => {
-    const { board: b, levels } = board();
-    b.floatError();
-    b.floatError();
-    b.ports.write(0xf0, 1, 0);
-    expect(levels).toEqual([
-      [13, true],
-      [13, false],
-    ]);
-  });
-
   test("both serial ports send, the debug consoles too", () => {
     const { board: b, output } = board();
     b.ports.write(0x3f8, 1, 0x41);

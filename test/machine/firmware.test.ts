@@ -212,3 +212,32 @@ describe("the ACPI linker/loader files", () => {
     expect(entries).toContain("APIC");
   });
 });
+
+describe("two vCPUs with firmware", () => {
+  test("a loop that frees a lock and takes it again does not keep the other one out for ever", () => {
+    // vCPU 0 copies the start-up code of vCPU 1 to 0x1000, sends INIT and SIPI, then frees and takes [500] until [502] is set.
+    const other = [0x31, 0xc0, 0x8e, 0xd8, 0xf0, 0x0f, 0xba, 0x2e, 0x00, 0x05, 0x00, 0x72, 0xf7];
+    const rest = [0xc6, 0x06, 0x02, 0x05, 0x01, 0xc6, 0x06, 0x00, 0x05, 0x00, 0xf4];
+    const store = [...other, ...rest].flatMap((byte, i) => [0xc6, 0x06, i, 0x10, byte]);
+    // Eight instructions, so that a round number of them would find it at the same place each time.
+    const loop = [
+      ...[0x90, 0x90, 0x80, 0x3e, 0x02, 0x05, 0x00, 0x75, 0x10, 0xc6, 0x06, 0x00, 0x05, 0x00],
+      ...[0xf0, 0x0f, 0xba, 0x2e, 0x00, 0x05, 0x00, 0x72, 0xf7, 0xeb, 0xe7],
+    ];
+    // The local APIC is beyond real mode's limits; x2APIC's ICR is an MSR.
+    const msr = (index: number, low: number): number[] => [
+      ...[0x66, 0xb9, index & 0xff, index >> 8, 0x00, 0x00, 0x66, 0x31, 0xd2, 0x66, 0xb8],
+      ...[low & 0xff, (low >> 8) & 0xff, (low >> 16) & 0xff, low >>> 24, 0x0f, 0x30],
+    ];
+    const program = rom(
+      ...[0x31, 0xc0, 0x8e, 0xd8, 0xc6, 0x06, 0x00, 0x05, 0x01, ...store],
+      ...[...msr(0x1b, 0xfee00d00), ...msr(0x830, 0x000c4500), ...msr(0x830, 0x000c4601), ...loop, ...exit],
+    );
+    const machine = createMachine(config(program, { smp: 2 }), {
+      trace: { armed: 0, hit: () => {} },
+      serialOutput: () => {},
+    });
+    for (let i = 0; i < 100 && !machine.ending; i++) machine.run(10_000);
+    expect(machine.ending).toEqual({ kind: "debug-exit", code: 0x2a });
+  });
+});

@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
-import { debianPackage } from "../../scripts/lib/debian.mjs";
+import { debianPackage, guestImage } from "../../scripts/lib/debian.mjs";
 import { keep } from "./images.mjs";
 
 const SECTOR = 512;
@@ -23,7 +23,7 @@ export async function ovmf() {
 }
 
 /** @returns {Promise<string>} a CD-ROM image that starts iPXE by ISOLINUX */
-export const ipxe = async () => join(await debianPackage("ipxe"), "usr/lib/ipxe/ipxe.iso");
+export const ipxe = () => guestImage("ipxe");
 
 /** @returns {Promise<string>} GRUB's rescue CD-ROM */
 export const grub = async () =>

@@ -3,8 +3,10 @@ import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, test } from "vitest";
+import { DEFAULT_MODEL } from "../../engine/cpu/models/models";
+import { createMachine } from "../../engine/machine/create";
 import { grub, ipxe, ovmf, seabios, tarDisk, xen } from "./firmware-images.mjs";
-import { debianKernel } from "./images.mjs";
+import { debianKernel, INIT_LINE, initramfs } from "./images.mjs";
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))));
 /** A run that waits in vain is ended by then. */
@@ -74,6 +76,15 @@ class Guest {
     this.child.stdin?.write(text);
   }
 
+  /** A line to software that reads keys from the BIOS, whose buffer has room for 15: each is waited for. */
+  async enter(line: string): Promise<void> {
+    for (const key of line) {
+      this.type(key);
+      await this.says(key);
+    }
+    this.type("\r");
+  }
+
   stop(): void {
     this.child.kill();
   }
@@ -104,6 +115,23 @@ for (const accel of ["none", "vmx"] as const) {
         expect(guest.errors).toMatch(/PCI: init bdf=00:02.0 id=1234:1111/);
         expect(guest.errors).toContain("ACPI: parse DSDT");
       });
+    });
+
+    test("SeaBIOS shows the same on the text screen", async () => {
+      const { bios: firmware, vga } = await seabios();
+      const file = (name: string) => ({ name, bytes: new Uint8Array(readFileSync(name)) });
+      const machine = createMachine(
+        {
+          ...{ accel, memory: 64 << 20, smp: 1, cpu: DEFAULT_MODEL, append: "", tier: 0 },
+          ...{ image: file(firmware), videoBios: file(vga) },
+        },
+        { trace: { armed: 0, hit: () => {} }, serialOutput: () => {} },
+      );
+      machine.run(40_000_000);
+      const cells = machine.readMemory("gpa", 0, 0xb8000n, 80 * 25 * 2);
+      const screen = String.fromCharCode(...cells.filter((_, i) => i % 2 === 0));
+      expect(screen).toContain("SeaBIOS (version ");
+      expect(screen).toContain("No bootable device.");
     });
 
     test("SeaBIOS boots a CD-ROM: ISOLINUX starts iPXE, which says who it is", async () => {
@@ -150,12 +178,31 @@ describe("GRUB from its rescue CD-ROM", () => {
       await guest.says("automatically in");
       guest.type("c");
       await guest.says("grub> ");
-      guest.type("ls (hd0)/\rmultiboot (hd0)/hello.elf\rboot\r");
+      await guest.enter("ls (hd0)/");
       await guest.says("hello.elf");
+      await guest.says("grub> ");
+      await guest.enter("multiboot (hd0)/hello.elf");
+      await guest.says("grub> ");
+      await guest.enter("boot");
       const direct = new Guest("--accel", "none", join(root, "samples", "hello-guest", "hello.elf"));
       const status = await direct.ends();
       for (const line of direct.output.split("\n").slice(0, 1)) await guest.says(line.trim());
       expect(await guest.ends()).toBe(status);
+    });
+  });
+});
+
+describe("OVMF with a Linux kernel in fw_cfg", () => {
+  test("starts Debian's kernel by its EFI stub: to /init, then power-off", async () => {
+    const { code, variables } = await ovmf();
+    const { vmlinuz } = await debianKernel("cloud");
+    const kernel = ["--append", "console=ttyS0", "--initrd", await initramfs(), vmlinuz];
+    await talk(["--memory", "512M", "--firmware", code, "--firmware-vars", variables, ...kernel], async (guest) => {
+      await guest.says("efi: EFI v2.");
+      await guest.says(INIT_LINE);
+      guest.type("poweroff -f\r");
+      await guest.says("reboot: Power down");
+      expect(await guest.ends()).toBe(0);
     });
   });
 });

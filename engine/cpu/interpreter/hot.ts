@@ -108,6 +108,16 @@ function hotShapes(): Shape[] {
     shape("CALL", [m(8)], stack),
     shape("RET", [], stack),
   );
+  const x = { form: Form.VECTOR, size: 16 } as const;
+  for (const [mnemonic, aligned] of [
+    ["MOVUPS", false],
+    ["MOVDQU", false],
+    ["MOVAPS", true],
+    ["MOVDQA", true],
+  ] as const) {
+    list.push(shape(mnemonic, [x, m(16)], { aligned }), shape(mnemonic, [m(16), x], { aligned }));
+  }
+  list.push(shape("PXOR", [x, x]), shape("MOVAPS", [x, x]), shape("MOVDQA", [x, x]));
   list.push(shape("PUSHF", [], stack), shape("CLI", []), shape("STI", []));
   list.push(shape("JMP", []), shape("JMP", [r(8)]), shape("JMP", [m(8)]), shape("NOP", []), shape("ENDBR64", []));
   return list;

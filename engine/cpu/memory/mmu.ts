@@ -346,6 +346,13 @@ export class PagingMmu implements Mmu {
     }
   }
 
+  plain(linear: bigint, size: number, write: boolean): number {
+    this.split64[0] = linear;
+    const lo = this.split32[0];
+    if ((lo & 0xfff) + size > 4096) return -1;
+    return this.contexts.lookup(lo, this.split32[1], this.tagOf(false), write);
+  }
+
   checkWrite(linear: bigint, size: number, supervisor = false): void {
     this.split64[0] = linear;
     const lo = this.split32[0];

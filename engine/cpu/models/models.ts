@@ -22,7 +22,7 @@ const X86_64_V3: readonly Feature[] = [
 /** Instructions beyond these levels that processors of both makers have. */
 // biome-ignore format: a list
 const MORE: readonly Feature[] = [
-  "aes", "pclmulqdq", "sha", "adx", "rdrand", "rdseed", "rdpid", "clflushopt", "clwb", "wbnoinvd", "xsaveopt", "xsavec", "xgetbv1",
+  "aes", "pclmulqdq", "sha", "adx", "rdrand", "rdseed", "rdpid", "clflushopt", "clwb", "wbnoinvd", "xsaveopt", "xsavec", "xgetbv1", "xsaves",
 ];
 
 // biome-ignore format: a list

@@ -4,7 +4,7 @@
  */
 import { type Cpu, CpuFault, Vector } from "../cpu";
 import type { Instruction } from "../isa/instruction";
-import { CodeMode, Off } from "../state";
+import { CodeMode, type CpuState, Off } from "../state";
 import { setControl } from "../x87/control";
 import { Fsw, updateSummary } from "../x87/stack";
 import { effectiveAddress } from "./operands";
@@ -28,9 +28,16 @@ export const hasWidePointers = (cpu: Cpu, instruction: Instruction): boolean =>
   is64(cpu) && (instruction.rex & REX_W) !== 0;
 
 export function readBlock(cpu: Cpu, linear: bigint, length: number): DataView {
-  const view = new DataView(new ArrayBuffer(length));
-  for (let i = 0; i < length; i += 8) view.setBigUint64(i, cpu.mmu.read(linear + BigInt(i), 8), true);
-  return view;
+  const block = new DataView(new ArrayBuffer(length));
+  for (let i = 0; i < length; i += 8) {
+    block.setBigUint64(i, cpu.mmu.read(linear + BigInt(i), 8), true);
+    const rest = length - i - 8;
+    const from = rest > 0 ? cpu.mmu.plain(linear + BigInt(i + 8), rest, false) : -1;
+    if (from < 0) continue;
+    new Uint8Array(block.buffer).set(cpu.state.u8.subarray(from, from + rest), i + 8);
+    break;
+  }
+  return block;
 }
 
 /** From and to, in bytes from the start of an image; multiples of 8. */
@@ -43,7 +50,14 @@ export function writeBlock(cpu: Cpu, linear: bigint, image: DataView, ranges: re
     cpu.mmu.checkWrite(linear + BigInt(to - 1), 1);
   }
   for (const [from, to] of ranges) {
-    for (let i = from; i < to; i += 8) cpu.mmu.write(linear + BigInt(i), 8, image.getBigUint64(i, true));
+    for (let i = from; i < to; i += 8) {
+      cpu.mmu.write(linear + BigInt(i), 8, image.getBigUint64(i, true));
+      const rest = to - i - 8;
+      const at = rest > 0 ? cpu.mmu.plain(linear + BigInt(i + 8), rest, true) : -1;
+      if (at < 0) continue;
+      cpu.state.u8.set(new Uint8Array(image.buffer, i + 8, rest), at);
+      break;
+    }
   }
 }
 
@@ -52,6 +66,16 @@ export function aligned(cpu: Cpu, instruction: Instruction, size: number, alignm
   const linear = effectiveAddress(cpu, instruction, size);
   if (linear % alignment !== 0n) throw new CpuFault(Vector.GP, 0);
   return linear;
+}
+
+/** Copies 16 bytes of the CPU block to an image. */
+export function copyOut(state: CpuState, offset: number, image: DataView, at: number): void {
+  for (let i = 0; i < 16; i += 4) image.setInt32(at + i, state.i32[(state.base + offset + i) >> 2], true);
+}
+
+/** Copies 16 bytes of an image to the CPU block, or zeroes them there. */
+export function copyIn(state: CpuState, offset: number, image: DataView | null, at: number): void {
+  for (let i = 0; i < 16; i += 4) state.i32[(state.base + offset + i) >> 2] = image ? image.getInt32(at + i, true) : 0;
 }
 
 /** x87 part of an FXSAVE or XSAVE image that is all zeros so far (SDM 1 table 10-2, 13.5.1). */
@@ -113,16 +137,14 @@ export function storeMxcsr(cpu: Cpu, image: DataView): void {
 
 export function storeXmm(cpu: Cpu, image: DataView): void {
   for (let i = 0; i < vectorCount(cpu); i++) {
-    image.setBigUint64(160 + i * 16, cpu.state.u64(vectorAt(i)), true);
-    image.setBigUint64(168 + i * 16, cpu.state.u64(vectorAt(i) + 8), true);
+    copyOut(cpu.state, vectorAt(i), image, 160 + i * 16);
   }
 }
 
 /** Loads the XMM registers from an image, or zeroes them. */
 export function loadXmm(cpu: Cpu, image: DataView | null): void {
   for (let i = 0; i < vectorCount(cpu); i++) {
-    cpu.state.setU64(vectorAt(i), image ? image.getBigUint64(160 + i * 16, true) : 0n);
-    cpu.state.setU64(vectorAt(i) + 8, image ? image.getBigUint64(168 + i * 16, true) : 0n);
+    copyIn(cpu.state, vectorAt(i), image, 160 + i * 16);
   }
 }
 

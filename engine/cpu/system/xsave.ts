@@ -12,6 +12,8 @@ import { Fcw, initialize } from "../x87/stack";
 import {
   aligned,
   checkMxcsr,
+  copyIn,
+  copyOut,
   hasWidePointers,
   LEGACY_SIZE,
   loadX87,
@@ -70,17 +72,11 @@ const BEHAVIOUR: ReadonlyMap<number, Pick<Extended, "inUse" | "store" | "load">>
       inUse: avxInUse,
       store(cpu, area, at) {
         const count = vectorCount(cpu);
-        for (let i = 0; i < count; i++) {
-          area.setBigUint64(at + i * 16, cpu.state.u64(vectorAt(i) + UPPER), true);
-          area.setBigUint64(at + i * 16 + 8, cpu.state.u64(vectorAt(i) + UPPER + 8), true);
-        }
+        for (let i = 0; i < count; i++) copyOut(cpu.state, vectorAt(i) + UPPER, area, at + i * 16);
         return count * 16;
       },
       load(cpu, area) {
-        for (let i = 0; i < vectorCount(cpu); i++) {
-          cpu.state.setU64(vectorAt(i) + UPPER, area ? area.getBigUint64(i * 16, true) : 0n);
-          cpu.state.setU64(vectorAt(i) + UPPER + 8, area ? area.getBigUint64(i * 16 + 8, true) : 0n);
-        }
+        for (let i = 0; i < vectorCount(cpu); i++) copyIn(cpu.state, vectorAt(i) + UPPER, area, i * 16);
       },
     },
   ],

@@ -47,7 +47,6 @@ const EPT_VPID_CAP = [
   17, // 1-GByte pages
   20, // INVEPT
   21, // accessed and dirty flags
-  22, // advanced VM-exit information for EPT violations
   25, // single-context INVEPT
   26, // all-context INVEPT
   32, // INVVPID

@@ -28,7 +28,6 @@ const Qualification = {
   USER_EXECUTABLE: 1 << 6,
   LINEAR_VALID: 1 << 7,
   TRANSLATED: 1 << 8,
-  LINEAR_RIGHTS_SHIFT: 9,
 } as const;
 
 /** What comes of a translation besides an address. */
@@ -66,6 +65,9 @@ export class Ept implements SecondStage {
   /** Bits of an entry that make it present. */
   private presence: number = PRESENT;
   private logging = false;
+  /** EPT pointer in use. */
+  private pointerLo = 0;
+  private pointerHi = 0;
   /** Accessed and dirty flags are on (EPTP bit 6). */
   private accessedDirty = false;
   private root = 0;
@@ -90,10 +92,15 @@ export class Ept implements SecondStage {
 
   /** Uses the tables an EPT pointer names. */
   setPointer(lo: number, hi: number, modes: EptModes = PLAIN): void {
+    this.logging = modes.logging;
+    const presence = modes.userExecute ? PRESENT | EptEntry.USER_EXECUTE : PRESENT;
+    // Most entries use the tables of the last one.
+    if (lo === this.pointerLo && hi === this.pointerHi && presence === this.presence) return;
+    this.pointerLo = lo;
+    this.pointerHi = hi;
     this.root = (hi & 0xfffff) * 0x1_0000_0000 + ((lo & ~0xfff) >>> 0);
     this.accessedDirty = (lo & 0x40) !== 0;
-    this.presence = modes.userExecute ? PRESENT | EptEntry.USER_EXECUTE : PRESENT;
-    this.logging = modes.logging;
+    this.presence = presence;
     this.tag = (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0) | (modes.userExecute ? USER_EXECUTE_TAG : 0n);
   }
 
@@ -127,9 +134,7 @@ export class Ept implements SecondStage {
     if (walk && asWrite) qualification |= Qualification.READ | Qualification.WRITE;
     if (linear !== undefined) {
       qualification |= Qualification.LINEAR_VALID;
-      if (!walk) {
-        qualification |= Qualification.TRANSLATED | (this.linearRights << Qualification.LINEAR_RIGHTS_SHIFT);
-      }
+      if (!walk) qualification |= Qualification.TRANSLATED;
     }
     const at = this.levels > 0 ? this.entries[this.levels - 1] : -1;
     return this.exits.violation(gpa, linear, qualification, at < 0 || this.i32[at + 1] < 0);

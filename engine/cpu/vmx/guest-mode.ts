@@ -461,6 +461,15 @@ export class VmxGuestMode implements GuestMode {
     this.virtualApic.interrupts.deliver();
   }
 
+  quiet(): boolean {
+    const data = this.unit.state;
+    if (data.nmiUnblocked || data.apicWrite >= 0 || data.injection !== null || data.mtf !== 0) return false;
+    if (data.tprBelow || data.virtualInterrupt) return false;
+    const windows = CpuBased.NMI_WINDOW_EXITING | CpuBased.INTR_WINDOW_EXITING;
+    if (this.vmcs.lo(CPU) & windows) return false;
+    return data.preemptionAt < 0 || this.unit.cpu.clock.now < data.preemptionAt;
+  }
+
   /**
    * The end of an IRET, or an exit in its middle. Without virtual NMIs, it does not touch blocking by NMI when NMIs exit
    * (SDM 3C 26.3).

@@ -117,7 +117,10 @@ function vmwrite(cpu: Cpu, instruction: Instruction): Next {
   if (!shadow && source.kind !== OperandKind.MEMORY) {
     const at = Off.GPR + source.reg * 8;
     const { state } = cpu;
-    return setResult(cpu, cpu.vmx.writeHalves(fieldOperand(cpu, field.reg), state.lo(at), is64(cpu) ? state.hi(at) : 0));
+    return setResult(
+      cpu,
+      cpu.vmx.writeHalves(fieldOperand(cpu, field.reg), state.lo(at), is64(cpu) ? state.hi(at) : 0),
+    );
   }
   const size = is64(cpu) ? 8 : 4;
   const value =

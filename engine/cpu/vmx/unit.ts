@@ -98,6 +98,7 @@ export class VmxUnit implements Vmx {
   /** Result of readHalves. */
   valueLo = 0;
   valueHi = 0;
+  private readonly eptModes = { userExecute: false, logging: false };
   private data: VmxState = newVmxState();
   private readonly access: (FieldAccess | undefined)[] = new Array(0x4000).fill(undefined);
 
@@ -150,11 +151,11 @@ export class VmxUnit implements Vmx {
 
   /** Translates by the EPT pointer and the controls of the current VMCS. */
   useEpt(): void {
+    const { eptModes } = this;
     const secondary = secondaryControls(this.vmcs);
-    this.ept.setPointer(this.vmcs.lo(EPTP_WORD), this.vmcs.hi(EPTP_WORD), {
-      userExecute: (secondary & SecondaryExec.MODE_BASED_EPT_EXEC) !== 0,
-      logging: (secondary & SecondaryExec.ENABLE_PML) !== 0,
-    });
+    eptModes.userExecute = (secondary & SecondaryExec.MODE_BASED_EPT_EXEC) !== 0;
+    eptModes.logging = (secondary & SecondaryExec.ENABLE_PML) !== 0;
+    this.ept.setPointer(this.vmcs.lo(EPTP_WORD), this.vmcs.hi(EPTP_WORD), eptModes);
     this.cpu.secondStage = this.ept;
   }
 

@@ -51,6 +51,22 @@ export interface ApicvState {
 export const newApicvState = (): ApicvState => ({ descriptor: -1, eoiExit: new Uint32Array(WORDS) });
 
 /**
+ * kvm_vcpu_apicv_activated: not while userspace blocks interrupts, nor while the local APIC is disabled by software, when it
+ * drops what the processor would deliver.
+ */
+const apicvWanted = (vcpu: KvmVcpu): boolean =>
+  vcpu.module.features.apicv &&
+  vcpu.apic !== null &&
+  vcpu.apic.chip.enabled &&
+  !(vcpu.arch.guestDebug & KvmGuestdbg.BLOCKIRQ);
+
+/** The local APIC's registers have changed: APICv may have to go on or off. */
+export function vmxCheckApicv(vcpu: KvmVcpu): void {
+  if (!vcpu.module.features.apicv || apicvWanted(vcpu) === kvmVcpuApicvActive(vcpu)) return;
+  kvmMakeRequest(KvmReq.APICV_UPDATE, vcpu);
+}
+
+/**
  * vmx_set_virtual_apic_mode and vmx_refresh_apicv_exec_ctrl: what of the local APIC the processor virtualizes, by the mode it
  * is in. Userspace that blocks interrupts inhibits APICv.
  */
@@ -66,7 +82,7 @@ export function vmxSetVirtualApicMode(vcpu: KvmVcpu): void {
       SecondaryExec.APIC_REGISTER_VIRT |
       SecondaryExec.VIRTUAL_INTR_DELIVERY
     );
-  const active = features.apicv && !(vcpu.arch.guestDebug & KvmGuestdbg.BLOCKIRQ);
+  const active = apicvWanted(vcpu);
   if (active) exec |= SecondaryExec.APIC_REGISTER_VIRT | SecondaryExec.VIRTUAL_INTR_DELIVERY;
   const enabled = (kvmGetApicBase(vcpu) & APIC_ENABLED) !== 0n;
   if (enabled && apicX2apicMode(vcpu)) {

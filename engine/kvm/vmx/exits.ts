@@ -9,7 +9,8 @@ import { TraceKind } from "../../trace";
 import { kvmEmulateCpuid } from "../cpuid";
 import { kvmTaskSwitch, TaskSwitchReason } from "../emulateTaskSwitch";
 import { EmulType } from "../emulateTypes";
-import { kvmEmulateInstruction, kvmFastPio } from "../emulator";
+import { kvmEmulateInstruction } from "../emulator";
+import { kvmFastPio } from "../emulatorIo";
 import { kvmEmulateHypercall } from "../hypercall";
 import { KvmBus, kvmIoBusWrite } from "../ioBus";
 import {

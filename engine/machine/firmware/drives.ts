@@ -2,7 +2,7 @@
 
 import type { MachineConfig } from "../config";
 import { MachineError } from "../config";
-import { isFirmware } from "../loaders/detect";
+import { isBzImage, isFirmware } from "../loaders/detect";
 
 export interface DriveImage {
   readonly name: string;
@@ -19,13 +19,14 @@ export const isCdrom = (bytes: Uint8Array): boolean => ISO.every((byte, i) => by
 
 /**
  * Master and slave of the first channel, then of the second. Disks come on the first, CD-ROMs on the second as long as there
- * is room. With firmware configured, the image itself is the first drive: what is to be booted.
+ * is room. With firmware configured, the image itself is the first drive: what is to be booted. A Linux kernel is none: firmware
+ * finds it in fw_cfg.
  * @throws MachineError for more than four
  */
 export function drivesOf(config: MachineConfig): (DriveImage | null)[] {
   const { firmware, image } = config;
   const list: DriveImage[] = [];
-  if (firmware && image.bytes !== firmware.bytes && !isFirmware(image.bytes)) {
+  if (firmware && image.bytes !== firmware.bytes && !isFirmware(image.bytes) && !isBzImage(image.bytes)) {
     list.push({ ...image, kind: isCdrom(image.bytes) ? "cdrom" : "disk" });
   }
   list.push(...(config.drives ?? []));

@@ -2,6 +2,7 @@
 import { type FwCfg, FwCfgKey, littleEndian } from "../../devices/fw-cfg";
 import { GiB, KiB } from "../../memory/layout";
 import type { MachineConfig } from "../config";
+import { isBzImage } from "../loaders/detect";
 import { E820Type, LOW_MEMORY_END } from "../memory-map";
 import { smbiosTables } from "../smbios";
 import { acpiFiles } from "./table-loader";
@@ -30,8 +31,28 @@ function e820File(config: MachineConfig): Uint8Array {
   return out;
 }
 
+/** Where a bzImage says how many sectors of set-up code follow its first one; 0 means 4 (Linux boot protocol). */
+const SETUP_SECTORS_AT = 0x1f1;
+const SECTOR = 512;
+
+/** A Linux kernel for firmware that loads one from fw_cfg itself, as OVMF does: set-up part, the rest, initial RAM disk. */
+function addKernel(fw: FwCfg, config: MachineConfig): void {
+  const { bytes } = config.image;
+  const setup = ((bytes[SETUP_SECTORS_AT] || 4) + 1) * SECTOR;
+  const parts = [
+    [FwCfgKey.SETUP_SIZE, FwCfgKey.SETUP_DATA, bytes.subarray(0, setup)],
+    [FwCfgKey.KERNEL_SIZE, FwCfgKey.KERNEL_DATA, bytes.subarray(setup)],
+    [FwCfgKey.INITRD_SIZE, FwCfgKey.INITRD_DATA, config.initrd?.bytes ?? new Uint8Array(0)],
+  ] as const;
+  for (const [size, data, part] of parts) {
+    fw.addItem(size, littleEndian(part.length, 4));
+    fw.addItem(data, part);
+  }
+}
+
 export function addFirmwareFiles(fw: FwCfg, config: MachineConfig): void {
   const low = Math.min(config.memory, LOW_MEMORY_END);
+  if (config.firmware && isBzImage(config.image.bytes)) addKernel(fw, config);
   // ISA IRQ 0 is at the I/O APIC's pin 2.
   fw.addItem(FwCfgKey.IRQ0_OVERRIDE, littleEndian(1, 4));
   fw.addFile("etc/e820", e820File(config));

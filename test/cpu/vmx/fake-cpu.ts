@@ -89,6 +89,7 @@ export class FakeCpu implements Cpu {
         const kept = (old >> BigInt(size * 8)) << BigInt(size * 8);
         memory.view.setBigUint64(at, size === 8 ? value : kept | BigInt.asUintN(size * 8, value), true);
       },
+      plain: () => -1,
       checkWrite: () => {},
       invalidatePage: () => {},
       invalidateAll: () => {},
