@@ -84,8 +84,8 @@ export interface Mmu {
   read(linear: bigint, size: number, supervisor?: boolean): bigint;
   write(linear: bigint, size: number, value: bigint, supervisor?: boolean): void;
   /**
-   * Host offset of `size` bytes in one page that the TLB has as plain memory, readable or writable, for long copies behind a
-   * first `read` or `write` there; -1 where they have to go piece by piece.
+   * Host offset of `size` bytes in one page that the TLB has as plain memory, readable or writable, for long copies; -1 where
+   * they have to go piece by piece.
    */
   plain(linear: bigint, size: number, write: boolean): number;
   /** Checks that a write of `size` bytes would be allowed, for instructions that must fault before they change anything. */

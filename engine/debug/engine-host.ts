@@ -117,6 +117,7 @@ export class EngineHost {
       if (!this.running) return;
       machine.run(SLICE);
       this.flushSerial();
+      this.stops?.sliceDone();
       this.watchForRestart(machine);
       if (++this.slices % SEARCH_NEWS === 0 && this.stops?.searchesKernel)
         this.post({ event: "searching", instructions: machine.stats().instructions });

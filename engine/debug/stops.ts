@@ -170,6 +170,15 @@ export class Stops {
     this.environment.armedChanged();
   }
 
+  /**
+   * A slice is over: what has run has left the place the resume started from. The count of instructions alone would not
+   * tell for ever, a machine that was reset counts anew.
+   */
+  sliceDone(): void {
+    const { left } = this;
+    if (left && this.environment.machine.vcpus[left.vcpu].retired !== left.retired) this.left = null;
+  }
+
   /** The machine stops for another reason than a point: a pause, its end, its entry. */
   interrupt(): void {
     this.endStep();

@@ -15,19 +15,8 @@ import { gvaToGpa } from "./mmu/pagingTmpl";
 import { completeFastRdmsr, completeFastWrmsr, msrAnswer, writeEdxEax } from "./msrFilter";
 import { KvmReq, kvmMakeRequest } from "./requests";
 import { type KvmVcpu, PAGE_SIZE } from "./types";
-import {
-  KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
-  KvmExit,
-  KvmInternalError,
-  KvmX86Quirk,
-} from "./uapi";
-import {
-  ExcVector,
-  kvmInjectPageFault,
-  kvmQueueException,
-  kvmQueueExceptionE,
-  kvmVcpuDoSinglestep,
-} from "./x86Events";
+import { KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES, KvmExit, KvmInternalError, KvmX86Quirk } from "./uapi";
+import { ExcVector, kvmInjectPageFault, kvmQueueException, kvmQueueExceptionE, kvmVcpuDoSinglestep } from "./x86Events";
 
 const RF = 0x10000n;
 const TF = 0x100n;

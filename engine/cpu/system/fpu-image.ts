@@ -29,13 +29,14 @@ export const hasWidePointers = (cpu: Cpu, instruction: Instruction): boolean =>
 
 export function readBlock(cpu: Cpu, linear: bigint, length: number): DataView {
   const block = new DataView(new ArrayBuffer(length));
-  for (let i = 0; i < length; i += 8) {
+  for (let i = 0; i < length; ) {
+    const from = cpu.mmu.plain(linear + BigInt(i), length - i, false);
+    if (from >= 0) {
+      new Uint8Array(block.buffer).set(cpu.state.u8.subarray(from, from + length - i), i);
+      break;
+    }
     block.setBigUint64(i, cpu.mmu.read(linear + BigInt(i), 8), true);
-    const rest = length - i - 8;
-    const from = rest > 0 ? cpu.mmu.plain(linear + BigInt(i + 8), rest, false) : -1;
-    if (from < 0) continue;
-    new Uint8Array(block.buffer).set(cpu.state.u8.subarray(from, from + rest), i + 8);
-    break;
+    i += 8;
   }
   return block;
 }
@@ -46,17 +47,19 @@ export type Range = readonly [from: number, to: number];
 /** Writes ranges of an image, after checking that all of it may be written. */
 export function writeBlock(cpu: Cpu, linear: bigint, image: DataView, ranges: readonly Range[]): void {
   for (const [from, to] of ranges) {
+    if (cpu.mmu.plain(linear + BigInt(from), to - from, true) >= 0) continue;
     cpu.mmu.checkWrite(linear + BigInt(from), 1);
     cpu.mmu.checkWrite(linear + BigInt(to - 1), 1);
   }
   for (const [from, to] of ranges) {
-    for (let i = from; i < to; i += 8) {
+    for (let i = from; i < to; ) {
+      const at = cpu.mmu.plain(linear + BigInt(i), to - i, true);
+      if (at >= 0) {
+        cpu.state.u8.set(new Uint8Array(image.buffer, i, to - i), at);
+        break;
+      }
       cpu.mmu.write(linear + BigInt(i), 8, image.getBigUint64(i, true));
-      const rest = to - i - 8;
-      const at = rest > 0 ? cpu.mmu.plain(linear + BigInt(i + 8), rest, true) : -1;
-      if (at < 0) continue;
-      cpu.state.u8.set(new Uint8Array(image.buffer, i + 8, rest), at);
-      break;
+      i += 8;
     }
   }
 }

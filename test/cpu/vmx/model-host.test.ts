@@ -191,6 +191,37 @@ describe("run returns VM_EXIT with the guest's state in the VMCS and its registe
     ]);
   });
 
+  test("the monitor trap flag exits behind each iteration of REP INSB and REP OUTSB too (26.5.2)", () => {
+    for (const opcode of [0x6c, 0x6e]) {
+      code(0xf3, opcode, 0x90); // rep insb or outsb; nop
+      set(Field.GUEST_RIP, CODE);
+      on(Field.CPU_BASED_VM_EXEC_CONTROL, CpuBased.MONITOR_TRAP_FLAG);
+      cpu.state.setGpr(Gpr.RCX, 2n);
+      cpu.state.setGpr(Gpr.RSI, 0x600n);
+      cpu.state.setGpr(Gpr.RDI, 0x600n);
+      const steps = [0, 1, 2].map(() => {
+        expect(enter()).toBe(ExitReason.MONITOR_TRAP_FLAG);
+        return [cpu.state.gpr(Gpr.RCX), get(Field.GUEST_RIP)];
+      });
+      expect(steps).toEqual([
+        [1n, BigInt(CODE)],
+        [0n, BigInt(CODE + 2)],
+        [0n, BigInt(CODE + 3)],
+      ]);
+    }
+  });
+
+  test("#VE goes through the guest's IDT: vector 20, no error code, restartable (26.5.7)", () => {
+    const information = 0x1f_0000;
+    on(Field.SECONDARY_VM_EXEC_CONTROL, SecondaryExec.EPT_VIOLATION_VE);
+    set(Field.VIRT_EXCEPTION_INFO, information);
+    code(0xa0, 0x00, 0x60, 0xf4); // mov al, [0x6000]; hlt
+    // Not in real-address mode: the violation exits there.
+    memory.view.setBigUint64(memory.hostOffset(EPT_ROOT + 0x3000 + 6 * 8), 0n, true);
+    expect(enter()).toBe(ExitReason.EPT_VIOLATION);
+    expect(memory.view.getUint32(memory.hostOffset(information), true)).toBe(0);
+  });
+
   test("an entry that fails on guest state leaves the host in charge, and run need not be called", () => {
     set(Field.GUEST_RFLAGS, 0);
     expect(enter()).toBe(0x8000_0021);
