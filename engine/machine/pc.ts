@@ -148,7 +148,7 @@ export class PcBoard {
     this.chips.resetControl = resetControl;
 
     this.virtio = new VirtioDevices({
-      ...{ config, dma: memory, pci },
+      ...{ config, clock, dma: memory, pci },
       output: (index, byte) => outside.output(index, byte),
     });
     Object.assign(this.chips, this.virtio.chips);

@@ -1,4 +1,5 @@
 /** The virtio devices of a machine: its disks, and a console and a source of random bytes when they are asked for. */
+import type { VirtualClock } from "../clock";
 import { BlockImage } from "../devices/block-image";
 import type { Dma, Stateful } from "../devices/chip";
 import type { PciBus } from "../devices/pci/bus";
@@ -18,6 +19,7 @@ export const VIRTIO_CONSOLE_OUTPUT = 2;
 
 export interface VirtioOutside {
   readonly config: MachineConfig;
+  readonly clock: VirtualClock;
   readonly dma: Dma;
   readonly pci: PciBus;
   output(index: number, byte: number): void;
@@ -31,7 +33,7 @@ export class VirtioDevices {
   private slot = FIRST_SLOT;
 
   constructor(private readonly outside: VirtioOutside) {
-    const { config, dma, output } = outside;
+    const { config, clock, dma, output } = outside;
     this.disks = (config.disks ?? []).map((disk) => new BlockImage(disk.name, disk.source, disk.readOnly));
     this.disks.forEach((image, i) => {
       this.add(`virtio-blk${i}`, new VirtioBlock(dma, image, `hyperstep-disk${i}`));
@@ -39,7 +41,7 @@ export class VirtioDevices {
     });
     const wanted = config.virtio ?? [];
     if (wanted.includes("console")) {
-      this.console = new VirtioConsole(dma, (byte) => output(VIRTIO_CONSOLE_OUTPUT, byte));
+      this.console = new VirtioConsole(dma, clock, "virtio-console", (byte) => output(VIRTIO_CONSOLE_OUTPUT, byte));
       this.add("virtio-console", this.console);
     }
     if (wanted.includes("rng")) this.add("virtio-rng", new VirtioEntropy(dma));

@@ -8,6 +8,7 @@ import { VirtioConsole } from "../../engine/devices/virtio/console";
 import type { VirtioDevice } from "../../engine/devices/virtio/device";
 import { VirtioEntropy } from "../../engine/devices/virtio/entropy";
 import { VirtioPci } from "../../engine/devices/virtio/pci-transport";
+import { newClock, pass } from "./helpers";
 
 const MEMORY = 1 << 20;
 const SLOT = 4;
@@ -457,9 +458,10 @@ describe("the block device (5.2)", () => {
 describe("console and entropy device", () => {
   test("typed bytes wait for a buffer of the driver; what the driver sends comes out (5.3)", () => {
     const sent: number[] = [];
+    const clock = newClock();
     let port: VirtioConsole | undefined;
     const d = new Driver((dma) => {
-      port = new VirtioConsole(dma, (byte) => sent.push(byte));
+      port = new VirtioConsole(dma, clock, "console", (byte) => sent.push(byte));
       return port;
     });
     d.start(F.VERSION_1, 0);
@@ -467,10 +469,13 @@ describe("console and entropy device", () => {
     expect(d.usedIndex).toBe(0);
     d.offer([{ address: BUFFERS, length: 2, write: true }]);
     d.notify();
+    // A driver is given a moment to get ready.
+    expect(d.usedIndex).toBe(0);
+    pass(clock, 100_000_000);
     expect([d.usedIndex, d.used(0).length, d.memory[BUFFERS], d.memory[BUFFERS + 1]]).toEqual([1, 2, 1, 2]);
     d.write(0x2008, 4, 0x41);
     expect(sent).toEqual([0x41]);
-    const t = new Driver((dma) => new VirtioConsole(dma, (byte) => sent.push(byte)));
+    const t = new Driver((dma) => new VirtioConsole(dma, clock, "other", (byte) => sent.push(byte)));
     t.start(F.VERSION_1, 1);
     t.memory.set([0x42, 0x43], BUFFERS);
     t.offer([{ address: BUFFERS, length: 2 }]);

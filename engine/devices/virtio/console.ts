@@ -1,4 +1,5 @@
 /** A virtio console with one port (Virtio 1.2 section 5.3): hvc0 to Linux. */
+import type { VirtualClock } from "../../clock";
 import type { Dma, Stateful } from "../chip";
 import { VirtioDevice, VirtioType } from "./device";
 import { gather, lengthOf, scatter, type Virtqueue } from "./queue";
@@ -8,22 +9,48 @@ const EMERGENCY_AT = 8;
 const CONFIG_SIZE = 12;
 const QUEUE_SIZE = 64;
 const RECEIVE = 0;
+/**
+ * Nanoseconds from the driver's first buffers to the first input. A driver offers buffers before it is ready for what comes
+ * in them: Linux's throws away what arrives while it starts.
+ */
+const SETTLING = 100_000_000;
 
 export interface VirtioConsoleState {
   /** Typed bytes the driver has given no buffer for yet. */
   input: number[];
+  /** The driver has offered its first buffers, and has had time to get ready since then. */
+  settling: boolean;
+  ready: boolean;
 }
 
 export class VirtioConsole extends VirtioDevice {
   readonly type = VirtioType.CONSOLE;
   readonly offered = EMERGENCY_WRITE;
-  override readonly own: Stateful<VirtioConsoleState> = { state: { input: [] } };
+  override readonly own: Stateful<VirtioConsoleState> = { state: { input: [], settling: false, ready: false } };
 
+  /**
+   * @param owner name of this device in the clock's event queue
+   * @param output takes each byte sent
+   */
   constructor(
     dma: Dma,
+    private readonly clock: VirtualClock,
+    private readonly owner: string,
     private readonly output: (byte: number) => void,
   ) {
     super(dma, [QUEUE_SIZE, QUEUE_SIZE]);
+    clock.register(owner, this);
+  }
+
+  onClockEvent(): void {
+    this.own.state.ready = true;
+    this.notify(RECEIVE);
+  }
+
+  protected override onReset(): void {
+    this.own.state.settling = false;
+    this.own.state.ready = false;
+    this.clock.cancel(this.owner, "ready");
   }
 
   configuration(): Uint8Array {
@@ -60,7 +87,13 @@ export class VirtioConsole extends VirtioDevice {
   }
 
   private fill(queue: Virtqueue): void {
-    const { input } = this.own.state;
+    const { input, ready, settling } = this.own.state;
+    if (!ready) {
+      if (settling) return;
+      this.own.state.settling = true;
+      this.clock.schedule(this.owner, "ready", this.clock.now + SETTLING);
+      return;
+    }
     while (input.length > 0) {
       const chain = this.next(queue);
       if (!chain) return;

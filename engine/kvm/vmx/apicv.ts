@@ -55,10 +55,7 @@ export const newApicvState = (): ApicvState => ({ descriptor: -1, eoiExit: new U
  * drops what the processor would deliver.
  */
 const apicvWanted = (vcpu: KvmVcpu): boolean =>
-  vcpu.module.features.apicv &&
-  vcpu.apic !== null &&
-  vcpu.apic.chip.enabled &&
-  !(vcpu.arch.guestDebug & KvmGuestdbg.BLOCKIRQ);
+  vcpu.module.features.apicv && vcpu.apic?.chip.enabled === true && !(vcpu.arch.guestDebug & KvmGuestdbg.BLOCKIRQ);
 
 /** The local APIC's registers have changed: APICv may have to go on or off. */
 export function vmxCheckApicv(vcpu: KvmVcpu): void {

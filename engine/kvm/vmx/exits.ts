@@ -19,7 +19,6 @@ import {
   kvmRegisterRead,
   kvmRegisterWrite,
   kvmRegRead32,
-  kvmRegWrite32,
   kvmRipRead,
   kvmRipWrite,
 } from "../kvmCacheRegs";

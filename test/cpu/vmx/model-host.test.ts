@@ -211,7 +211,7 @@ describe("run returns VM_EXIT with the guest's state in the VMCS and its registe
     }
   });
 
-  test("#VE goes through the guest's IDT: vector 20, no error code, restartable (26.5.7)", () => {
+  test("an EPT violation in real-address mode exits, whatever the EPT-violation #VE control says (26.5.7.1)", () => {
     const information = 0x1f_0000;
     on(Field.SECONDARY_VM_EXEC_CONTROL, SecondaryExec.EPT_VIOLATION_VE);
     set(Field.VIRT_EXCEPTION_INFO, information);
