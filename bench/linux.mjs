@@ -7,12 +7,12 @@
 //
 // A figure is the CPU time of the process (all threads, user and system) from its start to its end: /init prints its line
 // and powers the machine off at once. QEMU's figure contains its firmware, which the others do not have.
-import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { debianKernel, INIT_LINE, initramfs } from "../test/real/images.mjs";
+import { has as hasProgram, measured } from "./measure.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const cli = join(root, "dist", "cli.js");
@@ -27,25 +27,11 @@ const ways = [
   { name: "vmx-1", accel: "vmx", tier: 1 },
 ];
 
-/**
- * Runs under the shell's `time`.
- *
- * @param {readonly string[]} command
- * @returns {{ seconds: number, output: string }}
- */
-function measured(command) {
-  const result = spawnSync("bash", ["-c", `TIMEFORMAT='%U %S'; time "$@"`, "bash", ...command], {
-    encoding: "latin1",
-    input: "",
-    maxBuffer: 1 << 26,
-    timeout: TIMEOUT_MS,
-  });
-  if (result.status !== 0) {
-    throw new Error(`${command.join(" ")} ended with status ${result.status}\n${result.stdout}${result.stderr}`);
-  }
-  if (!result.stdout.includes(INIT_LINE)) throw new Error(`${command.join(" ")} did not reach /init\n${result.stdout}`);
-  const [user, system] = (result.stderr.trim().split("\n").at(-1) ?? "").split(" ").map(Number);
-  return { seconds: user + system, output: result.stdout };
+/** @param {readonly string[]} command */
+function timed(command) {
+  const result = measured(command, { status: 0, timeout: TIMEOUT_MS });
+  if (!result.output.includes(INIT_LINE)) throw new Error(`${command.join(" ")} did not reach /init\n${result.output}`);
+  return result;
 }
 
 /** @param {string | number} text */
@@ -70,10 +56,10 @@ export async function benchLinux(args) {
   try {
     let qemu = Number.NaN;
     if (has("qemu")) {
-      if (spawnSync("qemu-system-x86_64", ["--version"]).status === 0) {
+      if (hasProgram("qemu-system-x86_64")) {
         const machine = ["-accel", "tcg", "-m", MEMORY, "-display", "none", "-serial", "stdio", "-no-reboot"];
         const guest = ["-kernel", kernel.vmlinuz, "-initrd", initrd, "-append", APPEND];
-        qemu = measured(["qemu-system-x86_64", ...machine, ...guest]).seconds;
+        qemu = timed(["qemu-system-x86_64", ...machine, ...guest]).seconds;
         console.log("qemu tcg".padEnd(12) + [qemu.toFixed(1), "-", "-", "-", "1.0"].map(column).join(""));
       } else console.log("QEMU TCG: left out, no qemu-system-x86_64 (Debian: apt-get install qemu-system-x86)");
     }
@@ -81,7 +67,7 @@ export async function benchLinux(args) {
       if (!has(name)) continue;
       const options = ["--accel", accel, "--tier", String(tier), "--memory", MEMORY, "--stats", stats];
       const guest = ["--initrd", initrd, "--append", APPEND, kernel.vmlinuz];
-      const { seconds } = measured([process.execPath, cli, "run", ...options, ...guest]);
+      const { seconds } = timed([process.execPath, cli, "run", ...options, ...guest]);
       const figures = JSON.parse(readFileSync(stats, "utf8"));
       const exits = Object.values(figures.exits).reduce((sum, n) => sum + n, 0);
       const million = figures.instructions / 1e6;

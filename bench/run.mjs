@@ -11,6 +11,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { has, measured } from "./measure.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const cli = join(root, "dist", "cli.js");
@@ -38,24 +39,6 @@ if (!existsSync(cli)) {
 }
 
 const work = mkdtempSync(join(tmpdir(), "hyperstep-bench-"));
-/** @param {string} command */
-const has = (command) => spawnSync(command, ["--version"]).status === 0;
-
-/**
- * Runs under the shell's `time` and returns user + system seconds.
- *
- * @param {readonly string[]} command
- * @param {number} okStatus
- */
-function cpuSeconds(command, okStatus) {
-  const result = spawnSync("bash", ["-c", `TIMEFORMAT='%U %S'; time "$@"`, "bash", ...command], { encoding: "utf8" });
-  if (result.status !== okStatus) {
-    throw new Error(`${command.join(" ")} ended with status ${result.status}\n${result.stdout}${result.stderr}`);
-  }
-  const [user, system] = (result.stderr.trim().split("\n").at(-1) ?? "").split(" ").map(Number);
-  return { seconds: user + system, output: result.stdout.trim() };
-}
-
 /**
  * @param {number} tier
  * @param {string} kernel
@@ -78,7 +61,9 @@ function engine(tier, kernel, rounds) {
  */
 function qemu(kernel, rounds) {
   const machine = ["-accel", "tcg", "-display", "none", "-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4"];
-  return cpuSeconds(["qemu-system-x86_64", ...machine, "-kernel", image, "-append", `${kernel} ${rounds}`], 1);
+  const command = ["qemu-system-x86_64", ...machine, "-kernel", image, "-append", `${kernel} ${rounds}`];
+  const { seconds, output } = measured(command, { status: 1 });
+  return { seconds, output: output.trim() };
 }
 
 let nativeBinary;

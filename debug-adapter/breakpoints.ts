@@ -45,7 +45,7 @@ const SYMBOL = /^([A-Za-z_.$@][\w.$@]*)(?:\s*\+\s*(0[xX][0-9a-fA-F]+|[0-9]+))?$/
 const PENDING = "Waits for the Linux kernel's symbols: they are read when the guest first runs kernel code.";
 
 /** "5", ">= 5", "> 5", "== 5", "% 5". @throws Error */
-export function parseHitCondition(text: string | undefined): HitRule | undefined {
+function parseHitCondition(text: string | undefined): HitRule | undefined {
   if (text === undefined || text.trim() === "") return undefined;
   const match = /^\s*(>=|>|==?|%)?\s*([0-9]{1,9})\s*$/.exec(text);
   if (!match) throw new Error(`"${text}" is no hit count: write 5, >= 5, > 5, == 5 or % 5`);

@@ -77,6 +77,6 @@ export function headlineOf(stop: Stop): string {
   return stage ? `${stage}: ${stop.text}` : stop.text;
 }
 
-export const FIRST_THREAD = 1;
+const FIRST_THREAD = 1;
 export const vcpuOf = (threadId: number): number => threadId - FIRST_THREAD;
 export const threadOf = (vcpu: number): number => vcpu + FIRST_THREAD;

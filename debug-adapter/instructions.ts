@@ -68,6 +68,13 @@ class StretchDecoder {
     return length;
   }
 
+  /** The same, and 0 when it would run over one of the offsets `known` to begin code. */
+  decodeBefore(known: ReadonlySet<number>, offset: number): number {
+    const length = this.decode(offset);
+    for (let i = 1; i < length; i++) if (known.has(offset + i)) return 0;
+    return length;
+  }
+
   row(offset: number, length: number): Row {
     const { stretch, instruction, codeBase } = this;
     const address = stretch.address + BigInt(offset);
@@ -106,8 +113,7 @@ export function disassembleForward(
   try {
     const rows: Row[] = [];
     for (let offset = 0; offset < stretch.bytes.length && rows.length < count; ) {
-      let length = decoder.decode(offset);
-      for (let i = 1; i < length; i++) if (known.has(offset + i)) length = 0;
+      const length = decoder.decodeBefore(known, offset);
       rows.push(decoder.row(offset, length));
       offset += Math.max(1, length);
     }
@@ -138,8 +144,7 @@ export function disassembleBackward(
     const lengths = new Uint8Array(size);
     const votes = new Float64Array(size + MAX_LENGTH + 1);
     for (let offset = 0; offset < size; offset++) {
-      let length = decoder.decode(offset);
-      for (let i = 1; i < length; i++) if (known.has(offset + i)) length = 0;
+      const length = decoder.decodeBefore(known, offset);
       lengths[offset] = length;
       votes[offset] += 1;
       if (length > 0) votes[offset + length] += votes[offset];

@@ -37,7 +37,7 @@ function refuse(problem: string): number {
 }
 
 /** One session over a pair of streams; ends when the client closes or disconnects. */
-export function serveStreams(input: Readable, output: Writable, engineScript: string): Promise<void> {
+function serveStreams(input: Readable, output: Writable, engineScript: string): Promise<void> {
   return new Promise((resolve) => {
     let open = true;
     const transport: Transport = {

@@ -392,7 +392,7 @@ function vmcsItem(field: VmcsFieldValue): Item {
   };
 }
 
-export function bitItems(value: bigint, expression: string | undefined, bits: readonly BitField[]): Item[] {
+function bitItems(value: bigint, expression: string | undefined, bits: readonly BitField[]): Item[] {
   return bits.map((bit) => {
     const word = extract(value, bit);
     const decoded = bit.values?.[Number(word)];

@@ -10,8 +10,6 @@
  */
 
 export const NANOSECONDS_PER_INSTRUCTION = 10;
-/** The TSC and the nanosecond clock tick together: 1 GHz. */
-export const TSC_HZ = 1_000_000_000;
 /**
  * How long an access to an I/O port takes: a cycle of the ISA bus. Without it a loop that waits for a timer by reading a
  * port would have to run a hundred times as often as on a real machine.

@@ -1,7 +1,7 @@
 /**
  * Symbols of ELF files (System V gABI, chapters 4 and 5; the x86-64 psABI adds nothing here): ELF32 and ELF64, little-endian
  * x86. 64-bit code inside an ELF32 container, as multiboot images have it, is ordinary here: only addresses are read.
- * Debugging information (DWARF) will be found through the same section list.
+ * Line tables and call frame information are sections of the same list.
  */
 
 export interface ElfSymbol {

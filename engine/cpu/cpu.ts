@@ -78,6 +78,8 @@ export interface Mmu {
   fill(access: Access, size: number): number;
   /** Physical address of `linear` for the current privilege (or supervisor, if given). @throws CpuFault, VmExitTaken */
   translate(linear: bigint, access: Access, supervisor?: boolean): number;
+  /** Whether the page that `translate` answered with last is global. */
+  readonly translatedGlobal: boolean;
   /** The same without side effects, for debuggers: no A/D bits, no fault; -1 where nothing is mapped. */
   probe(linear: bigint): number;
   /** Reads 1, 2, 4 or 8 bytes at a linear address; page crossings and MMIO allowed. @throws CpuFault, VmExitTaken */
@@ -97,6 +99,8 @@ export interface Mmu {
   loadPdptes(cr3: bigint): boolean;
   /** Drops the translations of one PCID of the current address space tag (MOV to CR3; 0 without PCIDs). */
   invalidatePcid(pcid: number): void;
+  /** MOV to CR3 with CR4.PGE has been made: translations of global pages under the old TLB_CONTEXT go on under the new one. */
+  carryGlobals(from: number): void;
   /** INVLPG: drops one page of the current context (and its global entries). */
   invalidatePage(linear: bigint): void;
   /** Drops every non-global entry (`globals` false) or every entry of the current address space tag. */
@@ -138,6 +142,8 @@ export interface SecondStage {
 export interface CodeCache {
   /** Works out CODE_CONTEXT after a change of mode, CS or TLB_CONTEXT. */
   updateContext(): void;
+  /** As Mmu.carryGlobals, for CODE_CONTEXT. */
+  carryGlobals(from: number): void;
   /** A linear page's translation changed (same moments as Mmu.invalidate*). */
   invalidateLinear(linear: bigint | undefined): void;
   /** Bytes of a physical page changed, by a store, DMA or the debugger. Cheap when no code was decoded from it. */

@@ -22,7 +22,7 @@ interface DebugRegister {
 }
 
 /** DR7.LEN: 00 one byte, 01 two, 10 eight, 11 four. */
-const LENGTHS = [1, 2, 8, 4] as const;
+export const DR7_LENGTHS = [1, 2, 8, 4] as const;
 const PAGE = ~0xfffn;
 
 export class DataWatch {
@@ -51,7 +51,7 @@ export class DataWatch {
       for (let index = 0; index < 4; index++) {
         if (!((dr7 >> (index * 2)) & 3)) continue;
         const bits = (dr7 >> (16 + index * 4)) & 15;
-        const length = LENGTHS[bits >> 2];
+        const length = DR7_LENGTHS[bits >> 2];
         // Addresses are aligned to their length (SDM 3A 17.2.5).
         const address = state.u64(Off.DR0 + index * 8) & ~BigInt(length - 1);
         list.push({ index, address, length, kind: bits & 3 });

@@ -185,8 +185,13 @@ export class Processor implements Cpu {
         }
         const left = last - this.own.retired;
         if (left <= 0) return RunExit.SLICE;
-        const toEvent = this.clock.instructionsToNextEvent();
-        if (toEvent <= 0) return RunExit.SLICE;
+        let toEvent = this.clock.instructionsToNextEvent();
+        if (toEvent <= 0) {
+          // What is due reaches a host that is a model as an external interrupt, which waits for one more instruction
+          // behind STI and MOV SS (SDM 2B, STI).
+          if (!this.own.hostIsModel || (this.state.u32(Off.INHIBIT) & SHADOW) === 0) return RunExit.SLICE;
+          toEvent = 1;
+        }
         const longest = this.regions ? this.regions.tuning.interval : LONGEST_SLICE;
         let budget = Math.min(left, toEvent, this.stopAt - this.own.retired, longest);
         if (this.guest) {

@@ -3,7 +3,7 @@
  * bigint included. The adapter never touches the engine's memory.
  */
 import type { BitField, RegisterRow } from "../cpu/registers";
-import type { Accel, VirtioKind } from "../machine/config";
+import type { Accel, ImageFile, VirtioKind } from "../machine/config";
 import type { AddressSpace, Ending } from "../machine/machine";
 import type { FrameTable } from "./frames/table";
 import type { EngineSymbol } from "./symbols";
@@ -24,12 +24,12 @@ export interface LaunchRequest {
   readonly smp: number;
   /** Processor model; empty for the default one. */
   readonly cpu: string;
-  readonly image: { readonly name: string; readonly bytes: Uint8Array };
+  readonly image: ImageFile;
   /** Firmware to start with, the flash chip with its variables, the display adapter's option ROM. */
-  readonly firmware?: { readonly name: string; readonly bytes: Uint8Array };
-  readonly firmwareVariables?: { readonly name: string; readonly bytes: Uint8Array };
-  readonly videoBios?: { readonly name: string; readonly bytes: Uint8Array };
-  readonly initrd?: { readonly name: string; readonly bytes: Uint8Array };
+  readonly firmware?: ImageFile;
+  readonly firmwareVariables?: ImageFile;
+  readonly videoBios?: ImageFile;
+  readonly initrd?: ImageFile;
   readonly append: string;
   readonly loadAddress?: number;
   readonly tier: 0 | 1;
@@ -40,9 +40,7 @@ export interface LaunchRequest {
   readonly reboot?: boolean;
 }
 
-export type LaunchDisk =
-  | { readonly name: string; readonly path: string }
-  | { readonly name: string; readonly bytes: Uint8Array };
+export type LaunchDisk = { readonly name: string; readonly path: string } | ImageFile;
 
 /** A condition to stop at a trace point: reason filter plus an expression over the point's detail and registers. */
 export interface TraceFilter {

@@ -13,7 +13,7 @@ export function insert(value: bigint, field: BitField, bits: bigint): bigint {
 }
 
 /** One field of bits in words: its name for a set flag, `NAME=value` or `NAME=text` for a wider one. */
-export function describeField(value: bigint, field: BitField): string {
+function describeField(value: bigint, field: BitField): string {
   const bits = extract(value, field);
   const named = field.values?.[Number(bits)];
   if (field.width === 1) return named ? `${field.name}=${named}` : field.name;

@@ -92,7 +92,7 @@ export function instructionAt(machine: Machine, vcpu: number, linear: bigint, bi
   return classify(bytes, bits);
 }
 
-export function classify(bytes: Uint8Array, bits: 16 | 32 | 64): CodeAt | undefined {
+function classify(bytes: Uint8Array, bits: 16 | 32 | 64): CodeAt | undefined {
   const length = decode(bytes, 0, bytes.length, bits, scratch);
   if (length <= 0) return undefined;
   const at = opcodeOffset(bytes, bits);

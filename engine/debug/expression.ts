@@ -22,7 +22,7 @@ export class ExpressionError extends Error {
 /** A name that has a meaning at other stops than this one: the port of an I/O exit, say. */
 export class AbsentName extends ExpressionError {}
 
-export const BINARY_PRECEDENCE = {
+const BINARY_PRECEDENCE = {
   "||": 1,
   "&&": 2,
   "|": 3,

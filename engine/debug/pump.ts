@@ -14,8 +14,8 @@ export interface CommandPump {
 }
 
 /** Words of the control block at the start of a shared command buffer. */
-export const RingWord = { SIGNAL: 0, HEAD: 1, TAIL: 2 } as const;
-export const RING_HEADER = 16;
+const RingWord = { SIGNAL: 0, HEAD: 1, TAIL: 2 } as const;
+const RING_HEADER = 16;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();

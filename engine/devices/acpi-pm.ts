@@ -6,7 +6,9 @@ import type { VirtualClock } from "../clock";
 import type { Line, Registers, Stateful } from "./chip";
 import { Frequency } from "./frequency";
 
+/** First I/O port of the PM1 event block; the control block and the timer follow. */
 export const ACPI_PM_BASE = 0x600;
+/** Frequency of the power management timer (ACPI 6.4, 4.8.3.3). */
 export const PM_TIMER_HZ = 3_579_545;
 /** SLP_TYP of S5 in the DSDT's \_S5 package. */
 export const SLEEP_TYPE_S5 = 0;
@@ -29,6 +31,7 @@ const SLP_EN = 1 << 13;
 /** Ticks between changes of the timer's bit 23. */
 const HALF_TIMER = 1 << 23;
 
+/** PM1 event and control registers, and what the timer has shown. */
 export interface AcpiPmState {
   status: number;
   enable: number;
@@ -37,6 +40,7 @@ export interface AcpiPmState {
   carries: number;
 }
 
+/** PM1 event, PM1 control and power management timer (ACPI 6.4, 4.8.3). */
 export class AcpiPm implements Stateful<AcpiPmState>, Registers {
   state: AcpiPmState = { status: 0, enable: 0, control: SCI_EN, carries: 0 };
 
@@ -131,6 +135,7 @@ export class AcpiPm implements Stateful<AcpiPmState>, Registers {
 
 const mask = (size: 1 | 2 | 4): number => (size === 1 ? 0xff : size === 2 ? 0xffff : 0xffffffff);
 
+/** The register as last written. */
 export interface ResetControlState {
   value: number;
 }

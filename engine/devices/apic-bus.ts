@@ -14,6 +14,7 @@ export const DeliveryMode = {
 } as const;
 export type DeliveryMode = (typeof DeliveryMode)[keyof typeof DeliveryMode];
 
+/** What travels to local APICs: an IPI, an I/O APIC's interrupt, or an MSI. */
 export interface InterruptMessage {
   readonly vector: number;
   /** A DeliveryMode; other values are reserved and deliver nothing. */
@@ -53,6 +54,7 @@ export function messageOf(address: number, addressHigh: number, data: number): I
   };
 }
 
+/** The way between local APICs, I/O APICs and message signalled interrupts. */
 export interface ApicBus {
   /** @returns false when no APIC accepted it */
   deliver(message: InterruptMessage): boolean;
@@ -76,6 +78,7 @@ export interface EoiTarget {
   eoi(vector: number): void;
 }
 
+/** State of lowest-priority arbitration. */
 export interface SystemApicBusState {
   /** Where the round robin among equal priorities goes on. */
   next: number;

@@ -5,6 +5,7 @@
 import type { Stateful } from "./chip";
 
 const CLUSTER = 4096;
+/** Bytes of a sector of a disk. */
 export const SECTOR_SIZE = 512;
 
 /** Where the contents of a disk come from. Reading is synchronous and always gives the same bytes. */
@@ -21,11 +22,13 @@ export const bytesSource = (bytes: Uint8Array): DiskSource => ({
   read: (offset, length) => bytes.subarray(offset, offset + length),
 });
 
+/** What the guest has written, in clusters of 4096 bytes. */
 export interface BlockImageState {
   /** Changed clusters by number. */
   changed: Record<number, Uint8Array>;
 }
 
+/** A disk's contents, read and written by byte offset. */
 export class BlockImage implements Stateful<BlockImageState> {
   state: BlockImageState = { changed: {} };
   /** Bytes, a multiple of 512: a part of a sector at the image's end reads as if zeros followed. */

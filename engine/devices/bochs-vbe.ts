@@ -4,6 +4,7 @@
  */
 import type { Registers, Stateful } from "./chip";
 
+/** Index of each register behind ports 0x1ce and 0x1cf. */
 export const Dispi = {
   ID: 0,
   X_RESOLUTION: 1,
@@ -20,13 +21,14 @@ export const Dispi = {
 const REGISTERS = 11;
 const ID_FIRST = 0xb0c0;
 const ID_LAST = 0xb0c5;
-export const DispiEnable = { ENABLED: 1, GET_CAPABILITIES: 2, LINEAR: 0x40, KEEP_MEMORY: 0x80 } as const;
+const DispiEnable = { ENABLED: 1, GET_CAPABILITIES: 2, LINEAR: 0x40, KEEP_MEMORY: 0x80 } as const;
 const CAPABILITIES: Readonly<Record<number, number>> = {
   [Dispi.X_RESOLUTION]: 16000,
   [Dispi.Y_RESOLUTION]: 12000,
   [Dispi.BITS_PER_PIXEL]: 32,
 };
 
+/** The registers by index. */
 export interface BochsVbeState {
   index: number;
   registers: Uint16Array;
@@ -38,6 +40,7 @@ const newState = (): BochsVbeState => {
   return { index: 0, registers };
 };
 
+/** The index and data registers, and the mode they ask for. */
 export class BochsVbe implements Stateful<BochsVbeState> {
   state: BochsVbeState = newState();
 

@@ -1,5 +1,6 @@
 /** Calendar arithmetic of the proleptic Gregorian calendar, on whole seconds since 1970-01-01 00:00:00 UTC. */
 
+/** A date of the Gregorian calendar and a time of day, UTC. */
 export interface CivilTime {
   readonly year: number;
   /** 1..12 */
@@ -25,10 +26,12 @@ function daysOf(year: number, month: number, day: number): number {
   return era * 146097 + dayOfEra - 719468;
 }
 
+/** Seconds from 1970-01-01 00:00 UTC to `t`. */
 export function toSeconds(t: Omit<CivilTime, "weekday">): number {
   return daysOf(t.year, t.month, t.day) * SECONDS_PER_DAY + t.hour * 3600 + t.minute * 60 + t.second;
 }
 
+/** Date and time of `seconds` after 1970-01-01 00:00 UTC. */
 export function toCivil(seconds: number): CivilTime {
   const days = Math.floor(seconds / SECONDS_PER_DAY);
   const rest = seconds - days * SECONDS_PER_DAY;

@@ -4,11 +4,13 @@
  */
 import type { Line, Registers, Stateful } from "./chip";
 
+/** State of the FERR# latch. */
 export interface CoprocessorErrorState {
   /** IGNNE# is asserted: the processor goes on in spite of its exception. */
   ignore: boolean;
 }
 
+/** FERR# to IRQ 13, and port 0xf0, which clears it and asserts IGNNE#. */
 export class CoprocessorError implements Stateful<CoprocessorErrorState>, Registers {
   state: CoprocessorErrorState = { ignore: false };
 

@@ -29,6 +29,7 @@ const BUFFER_LOG2 = 11;
 /** What reads give, beside the array. */
 const Shows = { ARRAY: 0, STATUS: 1, ID: 2, QUERY: 3 } as const;
 
+/** State of the command interface. */
 export interface FlashState {
   shows: number;
   status: number;

@@ -2,6 +2,7 @@
 
 const NANOSECONDS_PER_SECOND = 1_000_000_000;
 
+/** Ticks of a fixed frequency, counted exactly from virtual time. */
 export class Frequency {
   /** @param hz ticks a second, a whole number below 9 million, so that every intermediate product stays exact */
   constructor(readonly hz: number) {}

@@ -37,6 +37,7 @@ const DMA_SIGNATURE = "QEMU CFG";
 const Control = { ERROR: 1, READ: 2, SKIP: 4, SELECT: 8, WRITE: 16 } as const;
 const FILE_NAME_SIZE = 56;
 
+/** Selected item and read position. */
 export interface FwCfgState {
   selector: number;
   offset: number;
@@ -46,6 +47,7 @@ export interface FwCfgState {
 
 const text = (s: string): Uint8Array => Uint8Array.from(s, (c) => c.charCodeAt(0));
 
+/** A number's bytes, least significant first. */
 export function littleEndian(value: number, size: 2 | 4 | 8): Uint8Array {
   const out = new Uint8Array(size);
   let rest = value;
@@ -56,6 +58,7 @@ export function littleEndian(value: number, size: 2 | 4 | 8): Uint8Array {
   return out;
 }
 
+/** Selector, data and DMA registers in front of the items. */
 export class FwCfg implements Stateful<FwCfgState> {
   state: FwCfgState = { selector: 0, offset: 0, dmaHigh: 0 };
 

@@ -41,6 +41,7 @@ interface MouseSettings {
 
 const defaultMouse = (): MouseSettings => ({ resolution: 2, rate: 100, doubled: false });
 
+/** Registers of the controller and what waits to be read. */
 export interface I8042State {
   config: number;
   outputPort: number;
@@ -72,6 +73,7 @@ const newState = (): I8042State => ({
   mouse: defaultMouse(),
 });
 
+/** Keyboard controller: ports 0x60 and 0x64. */
 export class I8042 implements Stateful<I8042State> {
   state: I8042State = newState();
   readonly dataPort: Registers;

@@ -9,9 +9,11 @@ import type { VirtualClock } from "../clock";
 import type { Line, Registers, Stateful } from "./chip";
 import { Frequency } from "./frequency";
 
+/** Input clock of the counters, in Hz. */
 export const PIT_HZ = 1_193_182;
 const crystal = new Frequency(PIT_HZ);
 
+/** One counter. */
 export interface PitChannelState {
   /** 0..5. */
   mode: number;
@@ -50,6 +52,7 @@ export interface PitChannelState {
   outBefore: boolean;
 }
 
+/** The three counters and the gate port. */
 export interface PitState {
   channels: [PitChannelState, PitChannelState, PitChannelState];
   /** Port 0x61 bits 1:0: speaker data enable, gate 2. */
@@ -77,7 +80,7 @@ const newChannel = (gate: boolean): PitChannelState => ({
   outBefore: true,
 });
 
-export const newPitState = (): PitState => ({
+const newPitState = (): PitState => ({
   channels: [newChannel(true), newChannel(true), newChannel(false)],
   speaker: 0,
 });
@@ -90,6 +93,7 @@ const fromBcd = (n: number): number =>
 /** DRAM refresh period that port 0x61 bit 4 shows, in nanoseconds. */
 const REFRESH_NS = 15_085;
 
+/** Programmable interval timer: ports 0x40 to 0x43. */
 export class I8254 implements Stateful<PitState> {
   state: PitState = newPitState();
 

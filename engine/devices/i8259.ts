@@ -41,6 +41,7 @@ export interface PicChipState {
   output: boolean;
 }
 
+/** Registers of both controllers. */
 export interface PicState {
   master: PicChipState;
   slave: PicChipState;
@@ -74,6 +75,7 @@ const SPURIOUS = 7;
 /** ELCR bits that may be set: inputs 0, 1, 2, 8 and 13 are always edge-triggered. */
 const ELCR_MASK = { master: 0xf8, slave: 0xde } as const;
 
+/** The pair of programmable interrupt controllers, master and slave. */
 export class I8259 implements Stateful<PicState> {
   state: PicState = { master: newChip(), slave: newChip() };
 

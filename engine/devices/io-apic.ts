@@ -5,11 +5,12 @@
 import { type ApicBus, DeliveryMode } from "./apic-bus";
 import type { Line, Registers, Stateful } from "./chip";
 
-export const IO_APIC_PINS = 24;
+const IO_APIC_PINS = 24;
+/** Physical address of the registers. */
 export const IO_APIC_BASE = 0xfec00000;
 
 /** Bits of the low half of a redirection entry (data sheet 3.2.4). */
-export const Redirection = {
+const Redirection = {
   VECTOR: 0xff,
   DELIVERY_SHIFT: 8,
   LOGICAL: 1 << 11,
@@ -24,6 +25,7 @@ export const Redirection = {
 const WRITABLE_LOW = 0x1afff;
 const READ_ONLY_LOW = Redirection.PENDING | Redirection.REMOTE_IRR;
 
+/** Registers and the levels of the pins. */
 export interface IoApicState {
   /** IOREGSEL. */
   select: number;
@@ -47,6 +49,7 @@ const newState = (): IoApicState => ({
   irr: 0,
 });
 
+/** One I/O APIC (82093AA data sheet). */
 export class IoApic implements Stateful<IoApicState>, Registers {
   state: IoApicState = newState();
 

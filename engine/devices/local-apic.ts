@@ -8,6 +8,7 @@ import type { VirtualClock } from "../clock";
 import { type ApicBus, type ApicTarget, DeliveryMode } from "./apic-bus";
 import type { Registers, Stateful } from "./chip";
 
+/** Physical address of the registers after reset. */
 export const LOCAL_APIC_BASE = 0xfee00000;
 
 /** Register offsets in the page (SDM 3A table 10-1). x2APIC MSR = 0x800 + (offset >> 4). */
@@ -46,7 +47,7 @@ export const Lvt = { VECTOR: 0xff, MODE_SHIFT: 8, LEVEL: 1 << 15, MASKED: 1 << 1
 const TimerMode = { ONE_SHOT: 0, PERIODIC: 1, TSC_DEADLINE: 2 } as const;
 
 /** Error status bits (SDM 3A 10.5.3). */
-export const ApicError = {
+const ApicError = {
   SEND_ILLEGAL_VECTOR: 1 << 5,
   RECEIVE_ILLEGAL_VECTOR: 1 << 6,
   ILLEGAL_REGISTER: 1 << 7,
@@ -76,6 +77,7 @@ const LVT_WRITABLE: Readonly<Record<number, number>> = {
 };
 const LVT_ENTRIES = Object.keys(LVT_WRITABLE).map(Number);
 
+/** Registers and timer. */
 export interface LocalApicState {
   /** Physical id; 8 bits are visible in xAPIC mode. */
   id: number;
@@ -102,6 +104,7 @@ export interface ApicCore {
   timeOfTsc(tsc: bigint): number;
 }
 
+/** What tells one local APIC from another. */
 export interface LocalApicOptions {
   readonly id: number;
   /** Bootstrap processor: IA32_APIC_BASE.BSP, and LINT0 passes the 8259's interrupts as firmware leaves it. */
@@ -121,6 +124,7 @@ export interface LocalApicOptions {
   readonly core: ApicCore;
 }
 
+/** One processor's local APIC, xAPIC and x2APIC (SDM 3A chapter 10). */
 export class LocalApic implements Stateful<LocalApicState>, Registers, ApicTarget {
   state: LocalApicState;
 

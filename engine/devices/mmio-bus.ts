@@ -4,6 +4,7 @@
  */
 import type { Registers } from "./chip";
 
+/** Registers at physical addresses [base, base + size). */
 export interface MmioClaim {
   readonly name: string;
   readonly base: number;
@@ -11,6 +12,7 @@ export interface MmioClaim {
   readonly registers: Registers;
 }
 
+/** Finds the chip at a physical address. */
 export class MmioBus {
   private readonly claims: MmioClaim[] = [];
   private movable: (pa: number) => MmioClaim | undefined = () => undefined;

@@ -6,6 +6,7 @@
  */
 import type { Registers } from "./chip";
 
+/** I/O ports `first` to `first` + `count` - 1. */
 export interface PortClaim {
   readonly name: string;
   readonly first: number;
@@ -17,6 +18,7 @@ export interface PortClaim {
 
 const PORTS = 65536;
 
+/** Finds the chip at an I/O port. */
 export class PortBus {
   private readonly owners = new Uint8Array(PORTS);
   private readonly claims: PortClaim[] = [];

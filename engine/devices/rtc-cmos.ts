@@ -22,6 +22,17 @@ const Reg = {
 } as const;
 /** Where PC firmware keeps the century (the FADT's CENTURY says so too). */
 export const CMOS_CENTURY = 0x32;
+/** Registers that tell the time. */
+const TIME: ReadonlySet<number> = new Set([
+  Reg.SECONDS,
+  Reg.MINUTES,
+  Reg.HOURS,
+  Reg.WEEKDAY,
+  Reg.DAY,
+  Reg.MONTH,
+  Reg.YEAR,
+  CMOS_CENTURY,
+]);
 
 const RegA = { UIP: 0x80, DIVIDER: 0x70, DIVIDER_RUNNING: 0x20, RATE: 0x0f } as const;
 const RegB = { DSE: 1, HOURS_24: 2, BINARY: 4, SQWE: 8, UIE: 0x10, AIE: 0x20, PIE: 0x40, SET: 0x80 } as const;
@@ -34,6 +45,7 @@ const UIP_NS = 244_000;
 
 const crystal = new Frequency(32768);
 
+/** The clock and the battery-backed memory. */
 export interface RtcState {
   index: number;
   /** 128 bytes; time registers 0..9 are held here only while SET stops the clock. */
@@ -46,6 +58,7 @@ export interface RtcState {
   flagged: number;
 }
 
+/** Real-time clock with CMOS memory: ports 0x70 and 0x71. */
 export class RtcCmos implements Stateful<RtcState>, Registers {
   state: RtcState;
 
@@ -93,17 +106,8 @@ export class RtcCmos implements Stateful<RtcState>, Registers {
     if (offset === 0) return 0xff;
     const index = this.state.index & 0x7f;
     const m = this.state.memory;
+    if (TIME.has(index) && this.running) this.storeTime();
     switch (index) {
-      case Reg.SECONDS:
-      case Reg.MINUTES:
-      case Reg.HOURS:
-      case Reg.WEEKDAY:
-      case Reg.DAY:
-      case Reg.MONTH:
-      case Reg.YEAR:
-      case CMOS_CENTURY:
-        if (this.running) this.storeTime();
-        return m[index];
       case Reg.A:
         return (m[Reg.A] & ~RegA.UIP) | (this.updateInProgress ? RegA.UIP : 0);
       case Reg.C: {
@@ -127,24 +131,15 @@ export class RtcCmos implements Stateful<RtcState>, Registers {
     }
     const index = this.state.index & 0x7f;
     const m = this.state.memory;
+    if (TIME.has(index)) {
+      const { running } = this;
+      if (running) this.storeTime();
+      m[index] = value;
+      if (running) this.loadTime();
+      this.schedule();
+      return;
+    }
     switch (index) {
-      case Reg.SECONDS:
-      case Reg.MINUTES:
-      case Reg.HOURS:
-      case Reg.WEEKDAY:
-      case Reg.DAY:
-      case Reg.MONTH:
-      case Reg.YEAR:
-      case CMOS_CENTURY:
-        if (this.running) {
-          this.storeTime();
-          m[index] = value;
-          this.loadTime();
-        } else {
-          m[index] = value;
-        }
-        this.schedule();
-        return;
       case Reg.A: {
         this.noteFlags(this.clock.now);
         const was = this.running;

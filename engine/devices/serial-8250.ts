@@ -25,6 +25,7 @@ const CLOCK_HZ = 1_843_200;
 /** Reads of the line status register in a row, with nothing sent between, that mean software waits for data by polling. */
 const LISTENING_POLLS = 16;
 
+/** Registers and FIFOs of the port. */
 export interface SerialState {
   /** Divisor latch. */
   divisor: number;
@@ -65,6 +66,7 @@ const newState = (): SerialState => ({
   timeout: false,
 });
 
+/** One serial port, a 16550A. */
 export class Serial8250 implements Stateful<SerialState>, Registers {
   state: SerialState = newState();
 

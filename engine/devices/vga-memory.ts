@@ -24,6 +24,7 @@ export type PlainWindow =
   /** Display memory itself, from `offset` on. */
   | { readonly kind: "linear"; readonly at: number; readonly size: number; readonly offset: number };
 
+/** The latches, and what the window shows; the contents are memory of the machine. */
 export interface VgaMemoryState {
   /** What the last read of the planes took. */
   latch: number;
@@ -48,6 +49,7 @@ const spread = (planes: number): number =>
   (planes & 1 ? 0xff : 0) | (planes & 2 ? 0xff00 : 0) | (planes & 4 ? 0xff0000 : 0) | (planes & 8 ? 0xff000000 : 0);
 const repeated = (byte: number): number => byte * 0x01010101;
 
+/** The adapter's memory and the processor's window into it. */
 export class VgaMemory implements Stateful<VgaMemoryState>, Registers {
   state: VgaMemoryState = { latch: 0, textApart: false, bank: 0 };
   private readonly words: DataView;

@@ -6,9 +6,10 @@
 import type { VirtualClock } from "../clock";
 import type { Registers, Stateful } from "./chip";
 
+/** Physical address of the window. */
 export const VGA_MEMORY_BASE = 0xa0000;
+/** Bytes of the window. */
 export const VGA_MEMORY_SIZE = 0x20000;
-export const VGA_TEXT_BASE = 0xb8000;
 
 /** CRT controller of mode 3. */
 // biome-ignore format: a register table
@@ -45,6 +46,7 @@ const LINES = 449;
 const VISIBLE_LINES = 400;
 const VISIBLE_NS = 25_422;
 
+/** The VGA registers with their indices. */
 export interface VgaState {
   crtc: Uint8Array;
   crtcIndex: number;

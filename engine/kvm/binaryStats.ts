@@ -5,7 +5,7 @@
 import { KvmError } from "./errno";
 
 /** Bytes of a name, terminating zero included. */
-export const KVM_STATS_NAME_SIZE = 48;
+const KVM_STATS_NAME_SIZE = 48;
 const HEADER_BYTES = 24;
 /** struct kvm_stats_desc: u32 flags, s16 exponent, u16 size, u32 offset, u32 bucket_size, then the name. */
 const DESC_BYTES = 16 + KVM_STATS_NAME_SIZE;

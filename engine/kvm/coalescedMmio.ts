@@ -10,6 +10,7 @@ import type { KvmCoalescedMmioRing, KvmCoalescedMmioZone } from "./uapi";
 /** Entries of 24 bytes in a page behind two 32-bit indices. */
 export const KVM_COALESCED_MMIO_MAX = Math.floor((4096 - 8) / 24);
 
+/** struct kvm_coalesced_mmio_ring, empty. */
 export const newCoalescedMmioRing = (): KvmCoalescedMmioRing => ({
   first: 0,
   last: 0,

@@ -11,10 +11,12 @@ import { type KvmVcpu, VcpuReg } from "./types";
 import { KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_X86_DISABLE_EXITS, type KvmCpuidEntry2, KvmX86Quirk } from "./uapi";
 import { kvmSkipEmulatedInstruction } from "./x86Events";
 
+/** Entries KVM_SET_CPUID2 takes at most. */
 export const KVM_MAX_CPUID_ENTRIES = 256;
-export const KVM_CPUID_SIGNATURE = 0x40000000;
-export const KVM_CPUID_FEATURES = 0x40000001;
+const KVM_CPUID_SIGNATURE = 0x40000000;
+const KVM_CPUID_FEATURES = 0x40000001;
 
+/** A register CPUID answers in. */
 export type CpuidReg = "eax" | "ebx" | "ecx" | "edx";
 
 /** Leaves whose answer depends on ECX. */

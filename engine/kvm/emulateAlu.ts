@@ -2,9 +2,13 @@
 import { Rflags } from "../cpu/state";
 import { maskOf, signed, signOf } from "./emulateTypes";
 
+/** Two-operand arithmetic and logic. */
 export type Alu = "ADD" | "OR" | "ADC" | "SBB" | "AND" | "SUB" | "XOR" | "CMP";
+/** Mnemonics of type `Alu`. */
 export const ALU: ReadonlySet<string> = new Set(["ADD", "OR", "ADC", "SBB", "AND", "SUB", "XOR", "CMP"]);
+/** Shifts and rotates. */
 export const SHIFTS: ReadonlySet<string> = new Set(["ROL", "ROR", "RCL", "RCR", "SHL", "SHR", "SAR"]);
+/** Bit tests. */
 export const BITS: ReadonlySet<string> = new Set(["BT", "BTS", "BTR", "BTC"]);
 
 /** RFLAGS of the emulated instruction, and the operations that set them. */
@@ -248,6 +252,7 @@ export class EmulFlags {
   }
 }
 
+/** The `size` bytes of `value` in the other order. */
 export const byteSwap = (value: bigint, size: number): bigint => {
   let r = 0n;
   for (let i = 0; i < size; i++) r = (r << 8n) | ((value >> BigInt(i * 8)) & 0xffn);

@@ -59,7 +59,7 @@ export function readDescriptor(vcpu: KvmVcpu, selector: number, vector: number):
 }
 
 /** The descriptor at a linear address. */
-export function descriptorAt(vcpu: KvmVcpu, base: bigint): Descriptor {
+function descriptorAt(vcpu: KvmVcpu, base: bigint): Descriptor {
   const linear = isLongMode(vcpu) ? BigInt.asUintN(64, base) : base & 0xffffffffn;
   const bytes = new Uint8Array(8);
   accessSystem(vcpu, linear, bytes, false);
@@ -67,12 +67,14 @@ export function descriptorAt(vcpu: KvmVcpu, base: bigint): Descriptor {
   return { linear, low: view.getUint32(0, true), high: view.getUint32(4, true) };
 }
 
+/** Writes the upper half of a descriptor back to its table, as for the accessed and busy bits. */
 export function writeDescriptorHigh(vcpu: KvmVcpu, d: Descriptor): void {
   const bytes = new Uint8Array(4);
   new DataView(bytes.buffer).setUint32(0, d.high >>> 0, true);
   accessSystem(vcpu, d.linear + 4n, bytes, true);
 }
 
+/** Parts of a descriptor. */
 export const baseOf = (d: Descriptor): bigint =>
   BigInt(((d.low >>> 16) | ((d.high & 0xff) << 16) | (d.high & 0xff000000)) >>> 0);
 export const limitOf = (d: Descriptor): number => {
@@ -84,6 +86,7 @@ export const dplOf = (d: Descriptor): number => (d.high >> 13) & 3;
 export const isPresent = (d: Descriptor): boolean => (d.high & 0x8000) !== 0;
 const isCodeOrData = (d: Descriptor): boolean => (d.high & 0x1000) !== 0;
 
+/** A segment register's contents after a load of `d`. */
 export const segmentOf = (selector: number, d: Descriptor): KvmSegment => ({
   selector,
   base: baseOf(d),
@@ -99,6 +102,7 @@ export const segmentOf = (selector: number, d: Descriptor): KvmSegment => ({
   unusable: 0,
 });
 
+/** A segment register after a load of a null selector: unusable. */
 export const nullSegment = (selector: number): KvmSegment => ({
   selector,
   base: 0n,
@@ -126,6 +130,7 @@ export const v86Segment = (selector: number): KvmSegment => ({
   unusable: 0,
 });
 
+/** Whether the guest is in virtual-8086 mode by its own RFLAGS. */
 export const isVm86 = (vcpu: KvmVcpu): boolean => isProtmode(vcpu) && (kvmGetRflags(vcpu) & RFLAGS_VM) !== 0n;
 
 /**

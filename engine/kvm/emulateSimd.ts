@@ -126,6 +126,7 @@ const MOVES: Readonly<Record<string, EmulHandler>> = {
   MOVLPS: half(false), MOVLPD: half(false), MOVHPS: half(true), MOVHPD: half(true),
 };
 
+/** Moves of vector registers and the few x87 instructions the emulator knows, by mnemonic. */
 export const SIMD: Readonly<Record<string, EmulHandler>> = {
   ...MOVES,
   ...Object.fromEntries(Object.entries(MOVES).map(([name, handler]) => [`V${name}`, handler])),

@@ -8,11 +8,12 @@ import { VcpuReg } from "./types";
 import { ExcVector } from "./x86Events";
 
 /** Bytes of the stack pointer in use: RSP, ESP or SP. */
-export function stackSize(c: X86Emulator): number {
+function stackSize(c: X86Emulator): number {
   if (c.code64) return 8;
   return c.vcpu.module.ops.getSegment(c.vcpu, Seg.SS).db ? 4 : 2;
 }
 
+/** Pushes `size` bytes. RSP changes only when the write succeeds. */
 export function pushValue(c: X86Emulator, value: bigint, size = c.insn.operandSize): void {
   const stack = stackSize(c);
   const rsp = (c.readReg(VcpuReg.RSP, stack) - BigInt(size)) & maskOf(stack);
@@ -20,6 +21,7 @@ export function pushValue(c: X86Emulator, value: bigint, size = c.insn.operandSi
   c.writeReg(VcpuReg.RSP, stack, rsp);
 }
 
+/** Pops `size` bytes. */
 export function popValue(c: X86Emulator, size = c.insn.operandSize): bigint {
   const rsp = c.readReg(VcpuReg.RSP, stackSize(c));
   const value = c.readLinear(c.linearize(Seg.SS, rsp, size, false), size);
@@ -27,13 +29,14 @@ export function popValue(c: X86Emulator, size = c.insn.operandSize): bigint {
   return value;
 }
 
+/** Adds to the stack pointer, by the stack's address size. */
 export function moveStack(c: X86Emulator, bytes: bigint): void {
   const stack = stackSize(c);
   c.writeReg(VcpuReg.RSP, stack, (c.readReg(VcpuReg.RSP, stack) + bytes) & maskOf(stack));
 }
 
 /** assign_eip_near: a target outside the code segment, or not canonical, faults. */
-export function branchTo(c: X86Emulator, value: bigint): void {
+function branchTo(c: X86Emulator, value: bigint): void {
   const target = c.code64 ? value & maskOf(8) : value & maskOf(c.insn.operandSize);
   if (c.code64) {
     const bits = c.vcpu.module.host.processors[0].model.linearBits;

@@ -10,6 +10,7 @@ import { VcpuReg } from "./types";
 import { ExcVector } from "./x86Events";
 
 const STRINGS: ReadonlySet<string> = new Set(["MOVS", "STOS", "LODS", "CMPS", "SCAS", "INS", "OUTS"]);
+/** Whether an instruction is a string operation, which may have REP. */
 export const isString = (mnemonic: string): boolean => STRINGS.has(mnemonic);
 
 /** Bytes read ahead by a string IN (struct read_cache). */

@@ -25,10 +25,14 @@ export const unhandleable = Symbol("X86EMUL_UNHANDLEABLE");
  */
 export type EmulateResult = "done" | "restart" | "again" | "io-needed" | "failed";
 
+/** All bits of `size` bytes. */
 export const maskOf = (size: number): bigint => (1n << BigInt(size * 8)) - 1n;
+/** Sign bit of `size` bytes. */
 export const signOf = (size: number): bigint => 1n << BigInt(size * 8 - 1);
+/** The lower `size` bytes as a two's complement number. */
 export const signed = (value: bigint, size: number): bigint => BigInt.asIntN(size * 8, value);
 
+/** The lower `size` bytes of a number, least significant first. */
 export const bytesOf = (value: bigint, size: number): Uint8Array => {
   const bytes = new Uint8Array(size);
   let v = value;
@@ -39,6 +43,7 @@ export const bytesOf = (value: bigint, size: number): Uint8Array => {
   return bytes;
 };
 
+/** Little-endian bytes as an unsigned number. */
 export const numberOf = (bytes: Uint8Array): bigint => {
   let value = 0n;
   for (let i = bytes.length - 1; i >= 0; i--) value = (value << 8n) | BigInt(bytes[i]);

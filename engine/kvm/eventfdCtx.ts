@@ -6,6 +6,7 @@ import { KvmError } from "./errno";
 
 const MAX_COUNT = (1n << 64n) - 2n;
 
+/** The counter, plain data. */
 export interface EventFdState {
   count: bigint;
   /** EFD_SEMAPHORE: a read takes one. */
@@ -16,6 +17,7 @@ export interface EventFdState {
 /** Told after the counter grew ("in"), and when the descriptor is closed ("hangup"). */
 export type EventFdListener = (event: "in" | "hangup") => void;
 
+/** An eventfd: a counter that signals add to, and those who listen. */
 export class EventFd {
   state: EventFdState;
   private readonly listeners: EventFdListener[] = [];

@@ -5,6 +5,7 @@ import type { PhysicalMemory } from "../memory/physical";
 import type { Tracer } from "../trace";
 import type { HostInterrupts } from "./hostKernel";
 
+/** The computer the model runs on. */
 export interface Host {
   /** Physical processors. All have `hostIsModel` set: their hypervisor is the KVM model. */
   readonly processors: readonly Cpu[];

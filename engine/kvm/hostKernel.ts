@@ -21,6 +21,7 @@ export const HostVector = {
 /** Selectors of the host kernel (arch/x86/include/asm/segment.h). */
 export const HostSelector = { KERNEL_CS: 0x10, KERNEL_DS: 0x18, TSS: 0x40 } as const;
 
+/** What the host kernel's part of a local APIC holds, plain data. */
 export interface HostInterruptsState {
   /** Vectors waiting, ascending. */
   requests: number[];
@@ -85,7 +86,9 @@ const PERCPU_BASE = 0xffff888000000000n;
 
 /** Host kernel's entry point for VM exits, in place of the address of vmx_vmexit. */
 export const VMX_VMEXIT = 0xffffffff81c01000n;
+/** Host linear address of the SYSENTER entry; nothing runs there. */
 export const SYSENTER_ENTRY = 0xffffffff81c02000n;
+/** Host linear addresses of a processor's tables, as VMCS host state has them. */
 export const HOST_TABLES = { GDT_BASE, IDT_BASE, TSS_BASE, PERCPU_BASE } as const;
 
 /** Leaves a processor as a booted 64-bit Linux kernel has it (ring 0, long mode, interrupts off), VMX allowed by firmware. */
@@ -129,7 +132,7 @@ export function hostInterrupt(clock: VirtualClock, vector: number): void {
 }
 
 /** hrtimer_interrupt: runs all timers that have expired. */
-export function hrtimerInterrupt(clock: VirtualClock): void {
+function hrtimerInterrupt(clock: VirtualClock): void {
   clock.runDue();
 }
 
@@ -154,7 +157,9 @@ function msrOffset(index: number): number {
   return offset;
 }
 
+/** Reads an MSR of the physical processor. */
 export const rdmsrl = (cpu: Cpu, index: number): bigint => cpu.state.u64(msrOffset(index));
+/** Writes an MSR of the physical processor, without checks. */
 export const wrmsrl = (cpu: Cpu, index: number, value: bigint): void => cpu.state.setU64(msrOffset(index), value);
 
 /** RDTSC of a physical processor. */

@@ -8,6 +8,7 @@ import type { Kvm, KvmVcpu } from "./types";
 
 /** kvm_request_irq_source_id's answer for the first caller after userspace and resampling. */
 const PIT_IRQ_SOURCE_ID = 2;
+/** Flag of KVM_CREATE_PIT2: the speaker port is emulated. */
 export const KVM_PIT_SPEAKER_DUMMY = 1;
 
 class PitDevice implements KvmIoDevice {
@@ -29,6 +30,7 @@ class PitDevice implements KvmIoDevice {
   }
 }
 
+/** The in-kernel timer: the chip of engine/devices with KVM's wiring. */
 export class KvmPit {
   readonly chip: I8254;
 

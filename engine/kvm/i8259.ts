@@ -28,6 +28,7 @@ class PicDevice implements KvmIoDevice {
   }
 }
 
+/** The pair of in-kernel interrupt controllers: the chip of engine/devices with KVM's wiring. */
 export class KvmPic {
   readonly chip: I8259;
 

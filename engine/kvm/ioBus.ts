@@ -6,6 +6,7 @@ import { TraceKind } from "../trace";
 import { KvmError } from "./errno";
 import type { Kvm, KvmVcpu } from "./types";
 
+/** enum kvm_bus */
 export const KvmBus = { MMIO: 0, PIO: 1, VIRTIO_CCW_NOTIFY: 2, FAST_MMIO: 3 } as const;
 export type KvmBus = (typeof KvmBus)[keyof typeof KvmBus];
 const BUS_NAMES = ["mmio", "pio", "virtio-ccw-notify", "fast-mmio"] as const;
@@ -55,6 +56,7 @@ export function kvmIoBusUnregisterDev(kvm: Kvm, bus: KvmBus, dev: KvmIoDevice): 
   if (at >= 0) ranges.splice(at, 1);
 }
 
+/** Devices of a bus. */
 export const kvmIoBusDevices = (kvm: Kvm, bus: KvmBus): KvmIoDevice[] =>
   kvm.buses.ranges[bus].map((range) => range.dev);
 

@@ -5,11 +5,12 @@ import { kvmApicBus, kvmNotifyAckedIrq } from "./irqComm";
 import type { Kvm, KvmVcpu } from "./types";
 import { KvmIrqchip } from "./uapi";
 
-export const IOAPIC_DEFAULT_BASE_ADDRESS = IO_APIC_BASE;
+const IOAPIC_DEFAULT_BASE_ADDRESS = IO_APIC_BASE;
 const IOAPIC_MEM_LENGTH = 0x100;
 /** Version KVM shows: an 82093AA without EOI register. */
 const IOAPIC_VERSION_ID = 0x11;
 
+/** The in-kernel I/O APIC: the chip of engine/devices with KVM's wiring. */
 export class KvmIoapic implements KvmIoDevice {
   readonly name = "ioapic";
   readonly chip: IoApic;

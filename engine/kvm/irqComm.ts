@@ -38,10 +38,12 @@ export interface KvmIrqAckNotifier {
   irqAcked(): void;
 }
 
+/** kvm_register_irq_ack_notifier: calls it when the guest acknowledges the GSI. */
 export function kvmRegisterIrqAckNotifier(kvm: Kvm, notifier: KvmIrqAckNotifier): void {
   kvm.irqAckNotifiers.push(notifier);
 }
 
+/** kvm_unregister_irq_ack_notifier, by GSI and owner. */
 export function kvmUnregisterIrqAckNotifier(kvm: Kvm, gsi: number, owner: string): void {
   const at = kvm.irqAckNotifiers.findIndex((n) => n.gsi === gsi && n.owner === owner);
   if (at >= 0) kvm.irqAckNotifiers.splice(at, 1);
@@ -110,7 +112,7 @@ export function kvmSetIrq(kvm: Kvm, sourceId: number, gsi: number, level: boolea
 }
 
 /** kvm_set_msi_irq: address and data as in SDM 3A 10.11. */
-export function kvmSetMsiIrq(
+function kvmSetMsiIrq(
   msi: { address_lo: number; address_hi: number; data: number },
   x2apicFormat: boolean,
 ): InterruptMessage {
@@ -127,7 +129,7 @@ export function kvmSetMsiIrq(
 }
 
 /** kvm_set_msi */
-export function kvmSetMsi(kvm: Kvm, msi: { address_lo: number; address_hi: number; data: number }): number {
+function kvmSetMsi(kvm: Kvm, msi: { address_lo: number; address_hi: number; data: number }): number {
   return kvmIrqDeliveryToApic(kvm, kvmSetMsiIrq(msi, kvm.arch.x2apicFormat));
 }
 
@@ -151,7 +153,7 @@ function kvmApicSetIrq(vcpu: KvmVcpu, irq: InterruptMessage): void {
 }
 
 /** kvm_irq_delivery_to_apic. @returns how many vCPUs accepted it, -1 for none */
-export function kvmIrqDeliveryToApic(kvm: Kvm, irq: InterruptMessage): number {
+function kvmIrqDeliveryToApic(kvm: Kvm, irq: InterruptMessage): number {
   let accepted = -1;
   const candidates: KvmVcpu[] = [];
   for (const vcpu of kvm.vcpus) {

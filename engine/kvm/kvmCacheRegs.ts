@@ -4,13 +4,16 @@
  */
 import { type KvmVcpu, VcpuReg } from "./types";
 
-export const kvmRegisterIsAvailable = (vcpu: KvmVcpu, reg: number): boolean => (vcpu.arch.regsAvail & (1 << reg)) !== 0;
+const kvmRegisterIsAvailable = (vcpu: KvmVcpu, reg: number): boolean => (vcpu.arch.regsAvail & (1 << reg)) !== 0;
+/** kvm_register_is_dirty */
 export const kvmRegisterIsDirty = (vcpu: KvmVcpu, reg: number): boolean => (vcpu.arch.regsDirty & (1 << reg)) !== 0;
 
+/** kvm_register_mark_available: the copy is as new as the VMCS. */
 export function kvmRegisterMarkAvailable(vcpu: KvmVcpu, reg: number): void {
   vcpu.arch.regsAvail |= 1 << reg;
 }
 
+/** kvm_register_mark_dirty: the copy is newer than the VMCS and goes there before the next entry. */
 export function kvmRegisterMarkDirty(vcpu: KvmVcpu, reg: number): void {
   vcpu.arch.regsAvail |= 1 << reg;
   vcpu.arch.regsDirty |= 1 << reg;
@@ -22,6 +25,7 @@ export function kvmRegisterReadRaw(vcpu: KvmVcpu, reg: number): bigint {
   return vcpu.arch.regs[reg];
 }
 
+/** kvm_register_write_raw: all 64 bits, whatever the mode. */
 export function kvmRegisterWriteRaw(vcpu: KvmVcpu, reg: number, value: bigint): void {
   vcpu.arch.regs[reg] = value;
   kvmRegisterMarkDirty(vcpu, reg);
@@ -33,6 +37,7 @@ export function kvmRegisterRead(vcpu: KvmVcpu, reg: number): bigint {
   return is64BitMode(vcpu) ? value : value & 0xffffffffn;
 }
 
+/** kvm_register_write: 32 bits outside 64-bit mode. */
 export function kvmRegisterWrite(vcpu: KvmVcpu, reg: number, value: bigint): void {
   kvmRegisterWriteRaw(vcpu, reg, is64BitMode(vcpu) ? value : value & 0xffffffffn);
 }
@@ -51,23 +56,28 @@ function readCached(vcpu: KvmVcpu, reg: number): void {
   if (!kvmRegisterIsAvailable(vcpu, reg)) vcpu.module.ops.cacheReg(vcpu, reg);
 }
 
+/** kvm_read_cr0: as the guest sees it, bits it owns taken from the VMCS. */
 export const kvmReadCr0 = (vcpu: KvmVcpu): bigint => {
   readCached(vcpu, VcpuReg.CR0);
   return vcpu.arch.cr0;
 };
+/** kvm_read_cr3 */
 export const kvmReadCr3 = (vcpu: KvmVcpu): bigint => {
   readCached(vcpu, VcpuReg.CR3);
   return vcpu.arch.cr3;
 };
+/** kvm_read_cr4: as the guest sees it, bits it owns taken from the VMCS. */
 export const kvmReadCr4 = (vcpu: KvmVcpu): bigint => {
   readCached(vcpu, VcpuReg.CR4);
   return vcpu.arch.cr4;
 };
+/** kvm_pdptr_read: one of the four PDPTEs of PAE paging. */
 export const kvmPdptrRead = (vcpu: KvmVcpu, index: number): bigint => {
   readCached(vcpu, VcpuReg.PDPTR);
   return vcpu.arch.pdptrs[index];
 };
 
+/** Bits of CR0, CR4 and EFER, 64 bits wide. */
 // biome-ignore-start format: bit tables
 export const Cr0 = {
   PE: 1n << 0n,
@@ -108,6 +118,7 @@ export const Cr4 = {
 export const EferBit = { SCE: 1n << 0n, LME: 1n << 8n, LMA: 1n << 10n, NX: 1n << 11n, SVME: 1n << 12n } as const;
 // biome-ignore-end format: bit tables
 
+/** is_protmode, and below it Linux's other questions about the guest's mode. */
 export const isProtmode = (vcpu: KvmVcpu): boolean => (kvmReadCr0(vcpu) & Cr0.PE) !== 0n;
 export const isPaging = (vcpu: KvmVcpu): boolean => (kvmReadCr0(vcpu) & Cr0.PG) !== 0n;
 export const isPae = (vcpu: KvmVcpu): boolean => (kvmReadCr4(vcpu) & Cr4.PAE) !== 0n;

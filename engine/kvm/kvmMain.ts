@@ -196,7 +196,7 @@ export function kvmSchedOut(vcpu: KvmVcpu): void {
 // --- kicks ------------------------------------------------------------------------------------------------------------
 
 /** kvm_vcpu_wake_up: a blocked vCPU looks again at its next turn. @returns whether it was blocked */
-export function kvmVcpuWakeUp(vcpu: KvmVcpu): boolean {
+function kvmVcpuWakeUp(vcpu: KvmVcpu): boolean {
   return vcpu.state.suspended === "block" || vcpu.state.suspended === "block-uninitialized";
 }
 
@@ -216,7 +216,7 @@ export function kvmVcpuKick(vcpu: KvmVcpu): void {
 const kvmCpuHasPendingTimer = (_vcpu: KvmVcpu): boolean => false;
 
 /** kvm_vcpu_check_block. @returns -EINTR when the vCPU has a reason to go on */
-export function kvmVcpuCheckBlock(vcpu: KvmVcpu): number {
+function kvmVcpuCheckBlock(vcpu: KvmVcpu): number {
   const { thread } = vcpu.state;
   if (kvmArchVcpuRunnable(vcpu) || kvmCpuHasPendingTimer(vcpu)) return -Errno.EINTR;
   if (thread.signalPending || thread.notifySignal) return -Errno.EINTR;

@@ -24,6 +24,7 @@ import { kvmVcpuDeliverSipiVector, kvmVcpuReset } from "./x86Vcpu";
 
 const APIC_BASE_MSR = 0x1b;
 const LAPIC_MMIO_LENGTH = 4096;
+/** Physical address of the registers after reset. */
 export const APIC_DEFAULT_PHYS_BASE = 0xfee00000;
 const BASE_BSP = 1n << 8n;
 const BASE_X2APIC = 1n << 10n;
@@ -35,6 +36,7 @@ const KVM_APIC_SIPI = 2;
 /** Name of a vCPU's local APIC in the clock's event queue. */
 export const kvmClockOwner = (vcpu: KvmVcpu): string => `kvm${vcpu.kvm.id}.lapic${vcpu.state.vcpuId}`;
 
+/** The in-kernel local APIC of a vCPU: the chip of engine/devices with KVM's wiring. */
 export class KvmLapic {
   readonly chip: LocalApic;
 
@@ -214,7 +216,7 @@ export function kvmWaitLapicExpire(vcpu: KvmVcpu): void {
 }
 
 /** kvm_ioapic_send_eoi: to the I/O APIC in the kernel, or to userspace's (split irqchip). */
-export function kvmIoapicSendEoi(vcpu: KvmVcpu, vector: number): void {
+function kvmIoapicSendEoi(vcpu: KvmVcpu, vector: number): void {
   const { kvm } = vcpu;
   if (!irqchipSplit(kvm)) {
     kvm.vioapic?.updateEoi(vector);
@@ -248,6 +250,7 @@ export function kvmLapicReset(vcpu: KvmVcpu, initEvent: boolean): void {
 export const kvmLapicEnabled = (vcpu: KvmVcpu): boolean => vcpu.apic?.chip.enabled ?? false;
 export const apicX2apicMode = (vcpu: KvmVcpu): boolean => vcpu.apic?.chip.x2apicMode ?? false;
 
+/** kvm_get_apic_base: IA32_APIC_BASE. */
 export const kvmGetApicBase = (vcpu: KvmVcpu): bigint => vcpu.apic?.state.base ?? vcpu.arch.apicBase;
 
 /** kvm_set_apic_base. @returns true where #GP(0) (or EINVAL) is due */
@@ -276,11 +279,13 @@ export function kvmSetApicBase(vcpu: KvmVcpu, value: bigint, hostInitiated: bool
   return false;
 }
 
+/** kvm_vcpu_is_bsp */
 export const kvmVcpuIsBsp = (vcpu: KvmVcpu): boolean => (kvmGetApicBase(vcpu) & BASE_BSP) !== 0n;
 
 /** kvm_lapic_get_cr8 */
 export const kvmLapicGetCr8 = (vcpu: KvmVcpu): number => vcpu.apic?.chip.readCr8() ?? 0;
 
+/** kvm_apic_has_pending_init_or_sipi */
 export const kvmApicHasPendingInitOrSipi = (vcpu: KvmVcpu): boolean =>
   vcpu.apic !== null && vcpu.arch.apicPendingEvents !== 0;
 

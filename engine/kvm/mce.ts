@@ -9,6 +9,7 @@ import type { KvmVcpu } from "./types";
 import type { KvmX86Mce } from "./uapi";
 import { ExcVector, kvmQueueException } from "./x86Events";
 
+/** Banks a vCPU can have at most. */
 export const KVM_MAX_MCE_BANKS = 32;
 const MCG_CTL_P = 1n << 8n;
 const MCG_SER_P = 1n << 24n;
@@ -32,6 +33,7 @@ const MCG_STATUS = 0x17a;
 const MCG_CTL = 0x17b;
 const MC0_CTL = 0x400;
 
+/** Whether an MSR is one of IA32_MCG_* or of a bank. */
 export const isMceMsr = (index: number): boolean =>
   (index >= MCG_CAP && index <= MCG_CTL) || (index >= MC0_CTL && index < MC0_CTL + 4 * KVM_MAX_MCE_BANKS);
 

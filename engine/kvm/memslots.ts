@@ -29,6 +29,7 @@ const KVM_MEM_MAX_NR_PAGES = 2 ** 31 - 1;
 /** TASK_SIZE_MAX: user addresses of the host are below. */
 const TASK_SIZE_MAX = 2 ** 47 - PAGE_SIZE;
 
+/** Memslots of a new VM, for each address space. */
 export const newMemslotSets = (): KvmMemslotSets[] =>
   Array.from({ length: KVM_ADDRESS_SPACE_NUM }, (_, asId) => ({
     active: 0,
@@ -129,8 +130,10 @@ export function markPageDirtyInSlot(kvm: Kvm, slot: KvmMemorySlot | null, gfn: n
   else if (slot.dirtyBitmap) slot.dirtyBitmap[rel >> 5] |= 1 << (rel & 31);
 }
 
+/** kvm_vcpu_read_guest. @returns false when a page has no memslot */
 export const kvmVcpuReadGuest = (vcpu: KvmVcpu, gpa: number, into: Uint8Array): boolean =>
   kvmReadGuest(vcpu.kvm, gpa, into);
+/** kvm_vcpu_write_guest. @returns false when a page has no memslot or a read-only one */
 export const kvmVcpuWriteGuest = (vcpu: KvmVcpu, gpa: number, bytes: Uint8Array): boolean =>
   kvmWriteGuest(vcpu.kvm, gpa, bytes);
 

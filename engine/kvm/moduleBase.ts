@@ -22,6 +22,7 @@ export interface PerCpuState {
   guestStateOwner: number;
 }
 
+/** What the module holds besides its VMs, plain data. */
 export interface KvmModuleState {
   perCpu: PerCpuState[];
   /** vmx_vpid_bitmap: VPIDs in use. */
@@ -36,6 +37,7 @@ export interface KvmModuleState {
 
 const LOG_LIMIT = 200;
 
+/** What the rest of the model asks of the module: parameters, features, host, operations. */
 export class KvmModuleBase {
   readonly params: KvmParams;
   readonly config: VmcsConfig;

@@ -103,12 +103,13 @@ export function msrAnswer(vcpu: KvmVcpu): { error: boolean; data: bigint } {
   return { error: exit.msr.error !== 0, data: exit.msr.data };
 }
 
+/** Puts an MSR's value into EDX:EAX. */
 export function writeEdxEax(vcpu: KvmVcpu, data: bigint): void {
   kvmRegWrite32(vcpu, VcpuReg.RAX, Number(data & 0xffffffffn));
   kvmRegWrite32(vcpu, VcpuReg.RDX, Number((data >> 32n) & 0xffffffffn));
 }
 
-export const readEdxEax = (vcpu: KvmVcpu): bigint =>
+const readEdxEax = (vcpu: KvmVcpu): bigint =>
   BigInt(kvmRegRead32(vcpu, VcpuReg.RAX)) | (BigInt(kvmRegRead32(vcpu, VcpuReg.RDX)) << 32n);
 
 /** kvm_emulate_rdmsr */

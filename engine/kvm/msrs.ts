@@ -22,6 +22,7 @@ import { KvmReq, kvmMakeRequest } from "./requests";
 import type { KvmVcpu } from "./types";
 import { KvmX86Quirk } from "./uapi";
 
+/** Numbers of the MSRs that the common and vendor code name. */
 // biome-ignore format: a table
 export const Msr = {
   P5_MC_ADDR: 0x0, P5_MC_TYPE: 0x1, TSC: 0x10, PLATFORM_ID: 0x17, EBL_CR_POWERON: 0x2a, FEAT_CTL: 0x3a,
@@ -39,8 +40,8 @@ export const Msr = {
   KVM_ASYNC_PF_INT: 0x4b564d06, KVM_ASYNC_PF_ACK: 0x4b564d07,
 } as const;
 
-export const MSR_IA32_APICBASE = 0x1b;
-export const MSR_IA32_TSC_DEADLINE = 0x6e0;
+const MSR_IA32_APICBASE = 0x1b;
+const MSR_IA32_TSC_DEADLINE = 0x6e0;
 
 /** Indices of the eleven fixed-range MTRRs. */
 const MTRR_FIXED = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f] as const;

@@ -3,8 +3,10 @@
  * acts on other values than the default; where it does not, `why` says why, and setting one is an error, never silence.
  */
 
+/** Type of a parameter as the kernel declares it. */
 export type ParamType = "bool" | "uint" | "int";
 
+/** One module parameter. */
 export interface ParamRow {
   readonly name: string;
   readonly module: "kvm" | "kvm_intel";
@@ -82,7 +84,9 @@ const TABLE = [
   row("error_on_inconsistent_vmcs_config", "kvm_intel", "bool", true, true, "Refuse processors whose capability MSRs disagree."),
 ] as const;
 
+/** Every module parameter of kvm and kvm_intel. */
 export const KVM_PARAMS: readonly ParamRow[] = TABLE;
+/** Values of all parameters by name. */
 export type KvmParams = {
   readonly [Row in (typeof TABLE)[number] as Row["name"]]: Row["type"] extends "bool" ? boolean : number;
 };

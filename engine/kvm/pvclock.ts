@@ -18,6 +18,7 @@ import {
   type KvmClockData,
 } from "./uapi";
 
+/** Bit 0 of the clock MSRs: the address in them is in use. */
 export const KVM_MSR_ENABLED = 1n;
 const NSEC_PER_SEC = 1_000_000_000n;
 const U64 = (1n << 64n) - 1n;
@@ -26,6 +27,7 @@ const U64 = (1n << 64n) - 1n;
 
 /** Fraction bits of a TSC-scaling ratio (kvm_caps.tsc_scaling_ratio_frac_bits). */
 const TSC_RATIO_FRAC_BITS = 48n;
+/** TSC multiplier 1, with 48 fractional bits. */
 export const DEFAULT_TSC_SCALING_RATIO = 1n << TSC_RATIO_FRAC_BITS;
 /** tsc_khz of the host: one tick a nanosecond. */
 export const HOST_TSC_KHZ = 1_000_000;
@@ -162,7 +164,7 @@ export function kvmUpdateMasterclock(kvm: Kvm): void {
 }
 
 /** get_kvmclock_ns */
-export const kvmclockNs = (kvm: Kvm): number => kvmclockBaseNs(kvm) + kvm.arch.kvmclockOffset;
+const kvmclockNs = (kvm: Kvm): number => kvmclockBaseNs(kvm) + kvm.arch.kvmclockOffset;
 
 /** KVM_GET_CLOCK */
 export function kvmVmIoctlGetClock(kvm: Kvm): KvmClockData {
@@ -287,6 +289,7 @@ export function kvmWriteWallClock(kvm: Kvm, address: number): void {
 /** KVMCLOCK_SYNC_PERIOD: how often kvmclock_sync_work brings the clocks up to date. */
 const KVMCLOCK_SYNC_PERIOD_NS = 300e9;
 
+/** Owner of a VM's clock events. */
 export const kvmclockOwner = (kvm: Kvm): string => `kvm${kvm.id}.kvmclock`;
 
 /** schedule_delayed_work(kvmclock_sync_work), while a guest uses kvmclock (kvmclock_periodic_sync). */

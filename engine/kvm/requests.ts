@@ -3,6 +3,7 @@
 import { kvmVcpuKick } from "./kvmMain";
 import type { KvmVcpu } from "./types";
 
+/** KVM_REQ_*: what a vCPU has to do before its next entry. */
 // biome-ignore format: numbers as in the headers; architecture requests start at 8
 export const KvmReq = {
   TLB_FLUSH: 0, VM_DEAD: 1, UNBLOCK: 2, DIRTY_RING_SOFT_FULL: 3,
@@ -14,6 +15,7 @@ export const KvmReq = {
 } as const;
 export type KvmReq = (typeof KvmReq)[keyof typeof KvmReq];
 
+/** kvm_make_request */
 export function kvmMakeRequest(request: KvmReq, vcpu: KvmVcpu): void {
   const { requests } = vcpu.state;
   if (requests[request] === 0) {
@@ -22,10 +24,13 @@ export function kvmMakeRequest(request: KvmReq, vcpu: KvmVcpu): void {
   }
 }
 
+/** kvm_request_pending */
 export const kvmRequestPending = (vcpu: KvmVcpu): boolean => vcpu.state.requestsPending > 0;
 
+/** kvm_test_request: asks, and does not clear. */
 export const kvmTestRequest = (request: KvmReq, vcpu: KvmVcpu): boolean => vcpu.state.requests[request] !== 0;
 
+/** kvm_clear_request */
 export function kvmClearRequest(request: KvmReq, vcpu: KvmVcpu): void {
   const { requests } = vcpu.state;
   if (requests[request] !== 0) {

@@ -11,6 +11,7 @@ import type { HostInterruptsState } from "./hostKernel";
 import type { KvmModuleBase, KvmModuleState } from "./moduleBase";
 import type { KvmState, KvmVcpuState } from "./types";
 
+/** State of one VM. */
 export interface KvmVmSnapshot {
   readonly state: KvmState;
   readonly pic: PicState | null;
@@ -19,6 +20,7 @@ export interface KvmVmSnapshot {
   readonly vcpus: readonly { readonly state: KvmVcpuState; readonly lapic: LocalApicState | null }[];
 }
 
+/** State of the model, plain data. */
 export interface KvmSnapshot {
   readonly module: KvmModuleState;
   readonly hostInterrupts: readonly HostInterruptsState[];

@@ -11,6 +11,7 @@ export const newKvmVcpuStat = () => ({
   req_event: 0, nested_run: 0, directed_yield_attempted: 0, directed_yield_successful: 0, preemption_reported: 0,
   preemption_other: 0, guest_mode: 0, notify_window_exits: 0,
 });
+/** struct kvm_vcpu_stat */
 export type KvmVcpuStat = ReturnType<typeof newKvmVcpuStat>;
 
 // biome-ignore format: as the kernel lists them
@@ -19,4 +20,5 @@ export const newKvmVmStat = () => ({
   mmu_flooded: 0, mmu_recycled: 0, mmu_cache_miss: 0, mmu_unsync: 0, pages_4k: 0, pages_2m: 0, pages_1g: 0,
   nx_lpage_splits: 0, max_mmu_page_hash_collisions: 0, max_mmu_rmap_size: 0,
 });
+/** struct kvm_vm_stat */
 export type KvmVmStat = ReturnType<typeof newKvmVmStat>;

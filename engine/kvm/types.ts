@@ -25,18 +25,22 @@ import type {
 import type { ApicvState } from "./vmx/apicv";
 import type { RmodeState } from "./vmx/rmode";
 
+/** Bytes of a page. */
 export const PAGE_SIZE = 4096;
 /** KVM_ADDRESS_SPACE_NUM without SMM. */
 export const KVM_ADDRESS_SPACE_NUM = 1;
 /** Memslots userspace may use (KVM_CAP_NR_MEMSLOTS); the ids above are KVM's own. */
 export const KVM_USER_MEM_SLOTS = 32764;
+/** Memslots that KVM makes for itself, by number. */
 export const TSS_PRIVATE_MEMSLOT = KVM_USER_MEM_SLOTS;
 export const APIC_ACCESS_PAGE_PRIVATE_MEMSLOT = KVM_USER_MEM_SLOTS + 1;
 export const IDENTITY_PAGETABLE_PRIVATE_MEMSLOT = KVM_USER_MEM_SLOTS + 2;
+/** vCPUs of a VM at most. */
 export const KVM_MAX_VCPUS = 16;
 /** KVM_MAX_VCPU_IDS: one more than the largest vCPU id. */
 export const KVM_MAX_VCPU_IDS = 255;
 
+/** struct kvm_memory_slot */
 export interface KvmMemorySlot {
   readonly id: number;
   readonly asId: number;
@@ -53,6 +57,7 @@ export interface KvmMemorySlot {
   readonly kernelPage: number;
 }
 
+/** struct kvm_memslots: one generation of an address space's slots. */
 export interface KvmMemslots {
   generation: number;
   /** Ascending by baseGfn. */
@@ -117,6 +122,7 @@ export interface KvmMsrFilterState {
   ranges: KvmMsrFilterRange[];
 }
 
+/** struct kvm_arch, the part that is plain data. */
 export interface KvmArchState {
   irqchipMode: "none" | "kernel" | "split";
   tssAddr: number;
@@ -174,6 +180,7 @@ export interface KvmDirtyRing {
   dirtyGfns: Uint8Array;
 }
 
+/** struct kvm, the part that is plain data. */
 export interface KvmState {
   memslots: KvmMemslotSets[];
   createdVcpus: number;
@@ -200,6 +207,7 @@ export const VcpuReg = {
   PDPTR: 17, CR0: 18, CR3: 19, CR4: 20, RFLAGS: 21, SEGMENTS: 22, EXIT_INFO_1: 23, EXIT_INFO_2: 24,
 } as const;
 
+/** struct kvm_queued_exception */
 export interface KvmQueuedException {
   pending: boolean;
   injected: boolean;
@@ -210,6 +218,7 @@ export interface KvmQueuedException {
   payload: bigint;
 }
 
+/** struct kvm_mmio_fragment */
 export interface KvmMmioFragment {
   gpa: number;
   data: Uint8Array;
@@ -245,6 +254,7 @@ export type CompleteUserspaceIo =
   | "completeFastRdmsr"
   | "completeFastWrmsr";
 
+/** struct kvm_vcpu_arch, the part that is plain data. */
 export interface KvmVcpuArchState {
   regs: BigUint64Array;
   regsAvail: number;
@@ -408,6 +418,7 @@ export interface VcpuVmxState {
 /** Where KVM_RUN left off when it yielded. */
 export type Suspended = null | "guest" | "block" | "block-uninitialized" | "resched";
 
+/** struct kvm_vcpu, the part that is plain data. */
 export interface KvmVcpuState {
   readonly vcpuId: number;
   readonly vcpuIdx: number;

@@ -5,6 +5,7 @@
 
 export { KvmCap } from "./uapiCaps";
 
+/** What KVM_GET_API_VERSION answers. */
 export const KVM_API_VERSION = 12;
 /** Bytes KVM_GET_VCPU_MMAP_SIZE answers: kvm_run page, pio page, coalesced MMIO ring page. */
 export const KVM_VCPU_MMAP_SIZE = 3 * 4096;
@@ -44,22 +45,29 @@ export type KvmExit = (typeof KvmExit)[keyof typeof KvmExit];
 export const KvmInternalError = { EMULATION: 1, SIMUL_EX: 2, DELIVERY_EV: 3, UNEXPECTED_EXIT_REASON: 4 } as const;
 export const KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES = 1;
 
+/** Directions of KVM_EXIT_IO. */
 export const KVM_EXIT_IO_IN = 0;
 export const KVM_EXIT_IO_OUT = 1;
 
+/** KVM_MEM_*: flags of a memory region. */
 export const KvmMemFlag = { LOG_DIRTY_PAGES: 1, READONLY: 2 } as const;
 
+/** KVM_MP_STATE_* */
 export const KvmMpState = { RUNNABLE: 0, UNINITIALIZED: 1, INIT_RECEIVED: 2, HALTED: 3, SIPI_RECEIVED: 4 } as const;
 export type KvmMpState = (typeof KvmMpState)[keyof typeof KvmMpState];
 
+/** KVM_IRQCHIP_*: chips of KVM_GET_IRQCHIP and of routes. */
 export const KvmIrqchip = { PIC_MASTER: 0, PIC_SLAVE: 1, IOAPIC: 2 } as const;
 export const KVM_NR_IRQCHIPS = 3;
 export const KVM_IOAPIC_NUM_PINS = 24;
 
+/** KVM_IRQ_ROUTING_*: what a route leads to. */
 export const KvmIrqRouting = { IRQCHIP: 1, MSI: 2 } as const;
+/** Routes KVM_SET_GSI_ROUTING takes at most. */
 export const KVM_MAX_IRQ_ROUTES = 4096;
 export const KVM_USERSPACE_IRQ_SOURCE_ID = 0;
 
+/** KVM_GUESTDBG_*: control of struct kvm_guest_debug. */
 export const KvmGuestdbg = {
   ENABLE: 1,
   SINGLESTEP: 2,
@@ -70,8 +78,10 @@ export const KvmGuestdbg = {
   BLOCKIRQ: 0x100000,
 } as const;
 
+/** KVM_X86_DISABLE_EXITS_*: argument of KVM_CAP_X86_DISABLE_EXITS. */
 export const KVM_X86_DISABLE_EXITS = { MWAIT: 1, HLT: 2, PAUSE: 4, CSTATE: 8 } as const;
 
+/** KVM_VCPUEVENT_VALID_*: which parts of struct kvm_vcpu_events count. */
 export const KvmVcpuEvent = {
   VALID_NMI_PENDING: 1,
   VALID_SIPI_VECTOR: 2,
@@ -90,6 +100,7 @@ export const KVM_CLOCK_VALID_FLAGS = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME |
 export const KvmMsrExitReason = { INVAL: 1, UNKNOWN: 2, FILTER: 4 } as const;
 /** KVM_MSR_FILTER_*: flags of a range, and of the whole filter. */
 export const KvmMsrFilterFlag = { READ: 1, WRITE: 2, DEFAULT_DENY: 1 } as const;
+/** Ranges of an MSR filter at most. */
 export const KVM_MSR_FILTER_MAX_RANGES = 16;
 /** Bytes of one range's bitmap at most. */
 export const KVM_MSR_FILTER_MAX_BITMAP_SIZE = 0x600;
@@ -104,7 +115,9 @@ export const KvmX86Quirk = {
   MWAIT_NEVER_UD_FAULTS: 64,
 } as const;
 export const KVM_X86_VALID_QUIRKS = 0x7fn;
+/** KVM_IRQFD_FLAG_* */
 export const KvmIrqfdFlag = { DEASSIGN: 1, RESAMPLE: 2 } as const;
+/** KVM_IOEVENTFD_FLAG_* */
 export const KvmIoeventfdFlag = { DATAMATCH: 1, PIO: 2, DEASSIGN: 4, VIRTIO_CCW_NOTIFY: 8 } as const;
 /** KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE and KVM_DIRTY_LOG_INITIALLY_SET. */
 export const KvmDirtyLogManual = { PROTECT_ENABLE: 1, INITIALLY_SET: 2 } as const;
@@ -125,12 +138,14 @@ export const KVM_MAX_XCRS = 16;
 export const KVM_X86_SHADOW_INT_MOV_SS = 1;
 export const KVM_X86_SHADOW_INT_STI = 2;
 
+/** Register sets in kvm_run (KVM_CAP_SYNC_REGS). */
 export const KVM_SYNC_X86 = { REGS: 1, SREGS: 2, EVENTS: 4 } as const;
 export const KVM_SYNC_X86_VALID_FIELDS = 7;
 
 export const KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1;
 // biome-ignore-end format: tables
 
+/** struct kvm_regs */
 export interface KvmRegs {
   rax: bigint;
   rbx: bigint;
@@ -152,6 +167,7 @@ export interface KvmRegs {
   rflags: bigint;
 }
 
+/** struct kvm_segment */
 export interface KvmSegment {
   base: bigint;
   /** Bytes, granularity applied. */
@@ -168,11 +184,13 @@ export interface KvmSegment {
   unusable: number;
 }
 
+/** struct kvm_dtable */
 export interface KvmDtable {
   base: bigint;
   limit: number;
 }
 
+/** struct kvm_sregs */
 export interface KvmSregs {
   cs: KvmSegment;
   ds: KvmSegment;
@@ -216,11 +234,13 @@ export interface KvmFpu {
   mxcsr: number;
 }
 
+/** struct kvm_msr_entry */
 export interface KvmMsrEntry {
   index: number;
   data: bigint;
 }
 
+/** struct kvm_cpuid_entry2 */
 export interface KvmCpuidEntry2 {
   function: number;
   index: number;
@@ -231,6 +251,7 @@ export interface KvmCpuidEntry2 {
   edx: number;
 }
 
+/** struct kvm_vcpu_events */
 export interface KvmVcpuEvents {
   exception: { injected: number; nr: number; has_error_code: number; pending: number; error_code: number };
   interrupt: { injected: number; nr: number; soft: number; shadow: number };
@@ -245,6 +266,7 @@ export interface KvmVcpuEvents {
   exception_payload?: bigint;
 }
 
+/** struct kvm_debugregs */
 export interface KvmDebugregs {
   db: [bigint, bigint, bigint, bigint];
   dr6: bigint;
@@ -252,17 +274,20 @@ export interface KvmDebugregs {
   flags: bigint;
 }
 
+/** struct kvm_xcrs */
 export interface KvmXcrs {
   flags: number;
   xcrs: { xcr: number; value: bigint }[];
 }
 
+/** struct kvm_guest_debug */
 export interface KvmGuestDebug {
   control: number;
   /** DR0..DR7 with KVM_GUESTDBG_USE_HW_BP. */
   debugreg: bigint[];
 }
 
+/** struct kvm_translation */
 export interface KvmTranslation {
   linear_address: bigint;
   physical_address: bigint;
@@ -271,6 +296,7 @@ export interface KvmTranslation {
   usermode: number;
 }
 
+/** struct kvm_userspace_memory_region */
 export interface KvmUserspaceMemoryRegion {
   /** Bits 15:0 slot id, bits 31:16 address space. */
   slot: number;
@@ -280,6 +306,7 @@ export interface KvmUserspaceMemoryRegion {
   userspace_addr: number;
 }
 
+/** struct kvm_irq_routing_entry */
 export type KvmIrqRoutingEntry =
   | { gsi: number; type: typeof KvmIrqRouting.IRQCHIP; irqchip: number; pin: number }
   | { gsi: number; type: typeof KvmIrqRouting.MSI; address_lo: number; address_hi: number; data: number };
@@ -293,6 +320,7 @@ export interface KvmMsrFilterRange {
   bitmap: Uint8Array;
 }
 
+/** struct kvm_msr_filter */
 export interface KvmMsrFilter {
   /** 0 (KVM_MSR_FILTER_DEFAULT_ALLOW) or KvmMsrFilterFlag.DEFAULT_DENY. */
   flags: number;
@@ -360,6 +388,7 @@ export interface KvmDeviceAttr {
   attr: bigint;
 }
 
+/** struct kvm_msi */
 export interface KvmMsi {
   address_lo: number;
   address_hi: number;
@@ -455,6 +484,7 @@ export interface KvmRun {
   s: { regs: KvmRegs | null; sregs: KvmSregs | null; events: KvmVcpuEvents | null };
 }
 
+/** struct kvm_run of a new vCPU. */
 export const newKvmRun = (): KvmRun => ({
   request_interrupt_window: 0,
   immediate_exit: 0,
@@ -470,8 +500,10 @@ export const newKvmRun = (): KvmRun => ({
 });
 
 const exitNames = new Map<number, string>(Object.entries(KvmExit).map(([name, n]) => [n, `KVM_EXIT_${name}`]));
+/** Name of an exit reason, KVM_EXIT_ included. */
 export const kvmExitName = (reason: number): string => exitNames.get(reason) ?? `KVM_EXIT ${reason}`;
 
+/** A field of struct kvm_run, for displays. */
 export interface KvmRunField {
   readonly name: string;
   /** Byte offset in struct kvm_run. */
@@ -484,7 +516,7 @@ export interface KvmRunField {
 
 /** Binary layout of struct kvm_run on x86-64: common fields, then the union at offset 32. */
 // biome-ignore format: a table
-export const KVM_RUN_FIELDS: readonly KvmRunField[] = [
+const KVM_RUN_FIELDS: readonly KvmRunField[] = [
   { name: "request_interrupt_window", offset: 0, size: 1, help: "In: exit as soon as an interrupt can be injected." },
   { name: "immediate_exit", offset: 1, size: 1, help: "In: KVM_RUN returns -EINTR at once." },
   { name: "exit_reason", offset: 8, size: 4, help: "Why KVM_RUN returned." },

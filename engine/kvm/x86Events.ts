@@ -40,7 +40,7 @@ function exceptionClass(vector: number): "pf" | "contributory" | "benign" {
 }
 
 /** exception_type: what restarts the instruction and what comes after it. */
-export const isFault = (vector: number): boolean =>
+const isFault = (vector: number): boolean =>
   vector !== ExcVector.BP && vector !== ExcVector.OF && vector !== ExcVector.DB;
 
 /** x86_exception_has_error_code */
@@ -55,17 +55,21 @@ export const exceptionHasErrorCode = (vector: number): boolean =>
       (1 << ExcVector.AC))) !==
   0;
 
+/** kvm_event_needs_reinjection: an event whose delivery a VM exit has interrupted. */
 export const kvmEventNeedsReinjection = (vcpu: KvmVcpu): boolean =>
   vcpu.arch.exception.injected || vcpu.arch.interrupt.injected || vcpu.arch.nmiInjected;
 
+/** kvm_clear_exception_queue */
 export function kvmClearExceptionQueue(vcpu: KvmVcpu): void {
   vcpu.arch.exception.pending = false;
   vcpu.arch.exception.injected = false;
   vcpu.arch.exceptionVmexitPending = false;
 }
+/** kvm_clear_interrupt_queue */
 export function kvmClearInterruptQueue(vcpu: KvmVcpu): void {
   vcpu.arch.interrupt.injected = false;
 }
+/** kvm_queue_interrupt */
 export function kvmQueueInterrupt(vcpu: KvmVcpu, vector: number, soft: boolean): void {
   vcpu.arch.interrupt.injected = true;
   vcpu.arch.interrupt.soft = soft;
@@ -134,6 +138,7 @@ function kvmMultipleException(
   };
 }
 
+/** kvm_queue_exception, and below it its kin with an error code or a payload. */
 export const kvmQueueException = (vcpu: KvmVcpu, vector: number): void =>
   kvmMultipleException(vcpu, vector, undefined, undefined, false);
 export const kvmQueueExceptionE = (vcpu: KvmVcpu, vector: number, errorCode: number): void =>

@@ -11,7 +11,7 @@ export const kvmVcpuRunning = (vcpu: KvmVcpu): boolean =>
   vcpu.arch.mpState === KvmMpState.RUNNABLE && !vcpu.arch.apfHalted;
 
 /** kvm_vcpu_has_events: something would end a halt. */
-export function kvmVcpuHasEvents(vcpu: KvmVcpu): boolean {
+function kvmVcpuHasEvents(vcpu: KvmVcpu): boolean {
   const { arch } = vcpu;
   const { ops } = vcpu.module;
   if (kvmApicHasPendingInitOrSipi(vcpu)) return true;

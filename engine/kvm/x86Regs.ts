@@ -61,7 +61,7 @@ const kvmIsValidCr4 = (vcpu: KvmVcpu, cr4: bigint): boolean =>
   (cr4 & vcpu.arch.cr4GuestRsvdBits) === 0n && vcpu.module.ops.isValidCr4(vcpu, cr4);
 
 /** load_pdptrs: PAE's four entries are read when CR3 is loaded (SDM 3A 4.4.1). @returns false when one is not valid */
-export function loadPdptrs(vcpu: KvmVcpu, cr3: bigint): boolean {
+function loadPdptrs(vcpu: KvmVcpu, cr3: bigint): boolean {
   const bytes = new Uint8Array(32);
   if (!kvmReadGuest(vcpu.kvm, Number(cr3 & 0xffffffe0n), bytes)) return false;
   const view = new DataView(bytes.buffer);
@@ -139,6 +139,7 @@ export function kvmSetCr4(vcpu: KvmVcpu, cr4: bigint): boolean {
   return false;
 }
 
+/** kvm_get_cr8 */
 export const kvmGetCr8 = (vcpu: KvmVcpu): bigint => (vcpu.apic ? BigInt(kvmLapicGetCr8(vcpu)) : vcpu.arch.cr8);
 
 /** kvm_set_cr8 */

@@ -19,12 +19,12 @@ export const DISPLAY_BASE = 0xa0000;
 export const DISPLAY_SIZE = 0x20000;
 export const ACPI_TABLES_BASE = 0xe0000;
 /** Up to 1 MiB: everything firmware would have there. */
-export const FIRMWARE_TABLES_SIZE = 0x20000;
+const FIRMWARE_TABLES_SIZE = 0x20000;
 /** RAM below 4 GiB ends here; the rest goes above 4 GiB. */
 export const LOW_MEMORY_END = 3 * GiB;
 /** Where nobody looks: memory of a firmware machine that is not mapped yet. */
 export const EXTRA_MEMORY_BASE = 1024 * GiB;
-export const MINIMUM_MEMORY = 2 * MiB;
+const MINIMUM_MEMORY = 2 * MiB;
 
 /**
  * A range of guest-physical addresses backed by memory; `offset` counts from the start of the guest's memory as the host

@@ -2,8 +2,7 @@
  * What firmware does on the PCI bus before it starts an operating system: hands out addresses, routes the interrupts,
  * switches the devices on. Only machines that start without firmware need it.
  */
-import type { PciBus } from "../devices/pci/bus";
-import { PciBus as Bus } from "../devices/pci/bus";
+import { PciBus } from "../devices/pci/bus";
 import type { Piix3 } from "../devices/pci/chipset";
 import { PciCommand, PciReg } from "../devices/pci/config-space";
 
@@ -15,9 +14,9 @@ export const PCI_IRQS: readonly number[] = [...new Set(PIRQ_IRQS)];
 /** Where BARs are placed from, as long as there is room. */
 const FIRST_PORT = 0xc000;
 const LAST_PORT = 0xffff;
-export const PCI_MEMORY_BASE = 0xfe000000;
+const PCI_MEMORY_BASE = 0xfe000000;
 /** Behind it are the I/O APIC, local APICs and flash. */
-export const PCI_MEMORY_END = 0xfec00000;
+const PCI_MEMORY_END = 0xfec00000;
 
 /** Addresses of one space, handed out upwards. */
 class Allocator {
@@ -52,7 +51,7 @@ export function setUpPci(bus: PciBus, bridge: Piix3): void {
     }
     if (enable !== 0) f.writeConfig(PciReg.COMMAND, 2, f.command | enable);
     if (f.interruptPin > 0 && f.peek(PciReg.INTERRUPT_LINE, 1) === 0) {
-      f.writeConfig(PciReg.INTERRUPT_LINE, 1, PIRQ_IRQS[Bus.pirqOf(device, f.interruptPin)]);
+      f.writeConfig(PciReg.INTERRUPT_LINE, 1, PIRQ_IRQS[PciBus.pirqOf(device, f.interruptPin)]);
     }
   }
 }

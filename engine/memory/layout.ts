@@ -29,6 +29,7 @@ export const TLB_CONTEXTS_SIZE = 0x10000;
  *   +8  i64 write tag  (same; -1 when the page may not be written without the slow path)
  *   +16 i32 addend     (host offset = low 32 bits of the linear address + addend, modulo 2^32)
  *   +20 i32 physical page number, low 32 bits (bookkeeping for invalidation; no wasm reads it)
+ *   +24 i32 log2 of the page size, +28 i32 1 for a global page (the same)
  * Index = (linear address >> 12) & (TLB_ENTRIES - 1), so that INVLPG has one slot to look at.
  */
 export const TLB_BASE = 0x40000;
@@ -39,6 +40,7 @@ export const TLB_ENTRY_SIZE = 32;
  * Code TLB: direct-mapped, ITLB_ENTRIES entries of 16 bytes.
  *   +0 i64 tag (linear page address | code context in bits 11:0; -1 = invalid)
  *   +8 i32 host offset of the page's record table (4096 x u32, see cpu/code/)
+ *   +12 i32 1 for a global page (bookkeeping; no wasm reads it)
  */
 export const ITLB_BASE = 0x80000;
 export const ITLB_ENTRIES = 4096;

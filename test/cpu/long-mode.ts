@@ -48,7 +48,8 @@ export interface LongModeOptions {
   readonly bus?: Partial<Bus>;
 }
 
-const NO_INTERRUPTS: InterruptPort = {
+/** An interrupt controller at which nothing ever arrives. */
+export const NO_INTERRUPTS: InterruptPort = {
   pending: () => -1,
   acknowledge: () => -1,
   readCr8: () => 0,

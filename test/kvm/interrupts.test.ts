@@ -91,6 +91,24 @@ test("a pending interrupt waits for IF by an interrupt window, and goes in right
   expect(vm.vcpu.exitsByReason[ExitReason.INTERRUPT_WINDOW]).toBe(1);
 });
 
+test("a host timer that falls due in STI's shadow makes the guest exit behind the next instruction (SDM 2B STI; 3C 26.2)", () => {
+  // Five instructions a round, a timer each 20,001: it meets every one of them.
+  const vm = new TestVm([
+    ...lapicWrite(0xf0, 0x1ff),    // SVR: enabled
+    ...lapicWrite(0x3e0, 0xb),     // divide by 1
+    ...lapicWrite(0x320, 0x30030), // LVT timer: periodic, masked
+    ...lapicWrite(0x380, 200_010), // ns
+    0xb9, 0x80, 0x38, 0x01, 0x00,  // mov ecx, 80000
+    0xfb, 0x90, 0xfa,              // l: sti; nop; cli
+    0x49, 0x75, 0xfa,              // dec ecx; jnz l
+    0xe7, 0x80,                    // out 0x80, eax
+  ], { irqchip: true, params: PLAIN });
+  withIdt(vm, {});
+  maskPic(vm);
+  expect(vm.run().exit_reason).toBe(KvmExit.IO);
+  expect(vm.vcpu.exitsByReason[ExitReason.EXTERNAL_INTERRUPT]).toBeGreaterThanOrEqual(19);
+});
+
 test("PIT and PIC in the kernel: periodic IRQ 0 interrupts a guest that halts, at 1.193182 MHz over the count (i8254.c)", () => {
   const outb = (port: number, value: number) => [0xb0, value, 0xe6, port]; // mov al, value; out port, al
   const vm = new TestVm([

@@ -110,6 +110,11 @@ export class VcpuCode implements CodeCache {
     i32[(CODE_MASK >> 2) + 1] = long ? -1 : 0;
   }
 
+  carryGlobals(from: number): void {
+    const { context } = this;
+    if (from !== context && from !== UNCACHED && context !== UNCACHED) this.store.carryGlobals(from, context);
+  }
+
   invalidateLinear(linear: bigint | undefined): void {
     if (linear === undefined) this.store.flushItlb();
     else this.store.dropItlb(Number(linear & MASK32) | 0);
@@ -183,7 +188,7 @@ export class VcpuCode implements CodeCache {
     const offset = Number(linear & 0xfffn);
     const i32 = store.memory.i32;
     const lo = Number(linear & MASK32) | 0;
-    store.enterItlb(lo, Number(linear >> 32n) | 0, this.context, page.table);
+    store.enterItlb(lo, Number(linear >> 32n) | 0, this.context, page.table, this.cpu.mmu.translatedGlobal);
     const there = i32[(page.table >> 2) + offset];
     if (there !== 0) return there;
     return this.decodeInPlace(page, offset, rip) ? i32[(page.table >> 2) + offset] : this.decodeRun(page, offset, rip);
@@ -354,7 +359,8 @@ export class VcpuCode implements CodeCache {
       if (!(e instanceof ArenaFlushed)) throw e;
       return this.putTogether();
     }
-    store.enterItlb(Number(second & MASK32) | 0, Number(second >> 32n) | 0, this.context, table);
+    const { translatedGlobal } = cpu.mmu;
+    store.enterItlb(Number(second & MASK32) | 0, Number(second >> 32n) | 0, this.context, table, translatedGlobal);
     const own = record + RECORD_SIZE;
     if (i32[(record + Rec.EXPECTED) >> 2] === table) return own;
     const start = page.host + (lo & 0xfff);

@@ -150,11 +150,22 @@ export class CodeStore {
     this.i32[w + 1] = -1;
   }
 
-  enterItlb(linearLo: number, linearHi: number, context: number, table: number): void {
+  enterItlb(linearLo: number, linearHi: number, context: number, table: number, global: boolean): void {
     const w = CodeStore.itlbEntry(linearLo) >> 2;
     this.i32[w] = (linearLo & ~0xfff) | context;
     this.i32[w + 1] = linearHi;
     this.i32[w + 2] = table;
+    this.i32[w + 3] = global ? 1 : 0;
+  }
+
+  /** Gives the code TLB's entries of global pages in one context another. */
+  carryGlobals(from: number, to: number): void {
+    const { i32 } = this;
+    const change = from ^ to;
+    const end = (ITLB_BASE + ITLB_ENTRIES * ITLB_ENTRY_SIZE) >> 2;
+    for (let w = ITLB_BASE >> 2; w < end; w += ITLB_ENTRY_SIZE >> 2) {
+      if (i32[w + 3] === 1 && (i32[w] & 0xfff) === from) i32[w] ^= change;
+    }
   }
 
   /** Record at a linear address if the code TLB knows it, else 0. */

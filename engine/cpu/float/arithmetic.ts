@@ -5,7 +5,7 @@
 import { type Environment, round } from "./environment";
 import { invalid, isNan, propagate, propagateOne } from "./nan";
 import { Flag, type Format, Kind, type Num, Rounding, SIGN_BIT, setInfinity, setZero } from "./number";
-import { below, below64, divideStep, division, multiply64, product } from "./wide";
+import { below, below64, divideStep, division, multiply64, product, shifted, shiftRightSticky } from "./wide";
 
 /** The denormal-operand exception of whichever operand is one. */
 export function denormals(env: Environment, a: Num, b: Num): void {
@@ -50,28 +50,8 @@ export function add(env: Environment, format: Format, a: Num, b: Num, negate: nu
     y = a;
     sign = signB;
   }
-  // y shifted right by the difference of exponents, with 32 bits more and a sticky bit.
-  let hi = y.hi;
-  let lo = y.lo;
-  let extra = 0;
-  let distance = x.exp - y.exp;
-  if (distance >= 96) {
-    hi = lo = 0;
-    extra = 1;
-  } else {
-    while (distance >= 32) {
-      extra = lo | (extra !== 0 ? 1 : 0);
-      lo = hi;
-      hi = 0;
-      distance -= 32;
-    }
-    if (distance > 0) {
-      const gone = extra << (32 - distance);
-      extra = (extra >>> distance) | (lo << (32 - distance)) | (gone !== 0 ? 1 : 0);
-      lo = (lo >>> distance) | (hi << (32 - distance));
-      hi >>>= distance;
-    }
-  }
+  shiftRightSticky(y.hi, y.lo, x.exp - y.exp);
+  let { hi, lo, extra } = shifted;
   let exp = x.exp;
   if (a.sign === signB) {
     const sumLo = (x.lo + lo) | 0;

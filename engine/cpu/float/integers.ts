@@ -2,6 +2,7 @@
 import { type Environment, round } from "./environment";
 import { isNan, propagateOne } from "./nan";
 import { copy, Flag, type Format, Kind, type Num, Rounding, SIGN_BIT, setFinite, setZero } from "./number";
+import { shifted, shiftRightSticky } from "./wide";
 
 /** Result of the last toInteger or roundToUnits: two's complement or magnitude, in halves. */
 export const integer = { hi: 0, lo: 0 };
@@ -18,26 +19,9 @@ function toMagnitude(env: Environment, a: Num, rounding: Rounding): boolean {
   }
   if (a.exp > 63) return false;
   // hi:lo is the integral part, `extra` the fraction with a sticky bit.
-  let { hi, lo } = a;
-  let extra = 0;
-  let distance = 63 - a.exp;
-  if (distance > 65) {
-    hi = lo = 0;
-    extra = 1;
-  } else {
-    while (distance >= 32) {
-      extra = lo | (extra !== 0 ? 1 : 0);
-      lo = hi;
-      hi = 0;
-      distance -= 32;
-    }
-    if (distance > 0) {
-      const gone = extra << (32 - distance);
-      extra = (extra >>> distance) | (lo << (32 - distance)) | (gone !== 0 ? 1 : 0);
-      lo = (lo >>> distance) | (hi << (32 - distance));
-      hi >>>= distance;
-    }
-  }
+  shiftRightSticky(a.hi, a.lo, 63 - a.exp);
+  let { hi, lo } = shifted;
+  const { extra } = shifted;
   let up = false;
   if (extra !== 0) {
     env.flags |= Flag.PE;

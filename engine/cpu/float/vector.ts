@@ -88,7 +88,7 @@ export const VectorOp = {
 export type VectorOp = (typeof VectorOp)[keyof typeof VectorOp];
 
 /** Bits of MXCSR. */
-export const Mxcsr = { DAZ: 1 << 6, MASKS_SHIFT: 7, OM: 1 << 10, UM: 1 << 11, RC_SHIFT: 13, FTZ: 1 << 15 } as const;
+const Mxcsr = { DAZ: 1 << 6, MASKS_SHIFT: 7, OM: 1 << 10, UM: 1 << 11, RC_SHIFT: 13, FTZ: 1 << 15 } as const;
 
 /** Flags of RFLAGS that COMISD and its like set (SDM 2A COMISD): bits 6, 2 and 0. */
 const Eflags = { ZF: 0x40, PF: 4, CF: 1 } as const;

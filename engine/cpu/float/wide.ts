@@ -44,6 +44,34 @@ export function multiply64(ah: number, al: number, bh: number, bl: number): void
   product.w3 = (h11 + Math.floor(s2 / 4294967296)) | 0;
 }
 
+/** Result of the last shiftRightSticky: 64 bits and 32 more below them. */
+export const shifted = { hi: 0, lo: 0, extra: 0 };
+
+/** hi:lo, not 0, shifted right with 32 bits more; the last of them is also set when any bit beyond is. */
+export function shiftRightSticky(hi: number, lo: number, distance: number): void {
+  let extra = 0;
+  if (distance >= 96) {
+    hi = lo = 0;
+    extra = 1;
+  } else {
+    while (distance >= 32) {
+      extra = lo | (extra !== 0 ? 1 : 0);
+      lo = hi;
+      hi = 0;
+      distance -= 32;
+    }
+    if (distance > 0) {
+      const gone = extra << (32 - distance);
+      extra = (extra >>> distance) | (lo << (32 - distance)) | (gone !== 0 ? 1 : 0);
+      lo = (lo >>> distance) | (hi << (32 - distance));
+      hi >>>= distance;
+    }
+  }
+  shifted.hi = hi;
+  shifted.lo = lo;
+  shifted.extra = extra;
+}
+
 /** Quotient digit and remainder of the last divideStep. */
 export const division = { quotient: 0, hi: 0, lo: 0 };
 

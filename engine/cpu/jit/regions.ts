@@ -26,7 +26,7 @@ export interface RegionTuning {
   readonly patience: number;
 }
 
-export const DEFAULT_TUNING: RegionTuning = { interval: 50_000, hot: 20, batch: 8, patience: 8 };
+export const DEFAULT_TUNING: RegionTuning = { interval: 100_000, hot: 40, batch: 8, patience: 8 };
 
 /** Regions are not worth the trouble where they keep being compiled anew. */
 const MAX_VERSIONS = 8;

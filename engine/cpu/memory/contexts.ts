@@ -6,7 +6,8 @@
  * user, supervisor, or supervisor held back by SMAP. Switching any of these is another tag, not a flush; dropping an
  * address space is forgetting its tags. When tags run out the whole TLB is emptied once and numbering starts again.
  *
- * Translations of global pages are dropped with the others: a TLB may always forget (SDM 3A 4.10.2.4).
+ * Translations of global pages stay over a MOV to CR3, which gives them the tag of the new address space; everything else
+ * drops them with the others: a TLB may always forget (SDM 3A 4.10.2.4).
  *
  * All of it lies in the engine's memory (layout.ts), shared by the vCPUs, so that a copy of that memory is a snapshot.
  */
@@ -29,6 +30,10 @@ const GENERATION = 2;
 const HUGE_SEEN = 3;
 const LARGE_BITMAP = 8;
 const LARGE_WORDS = 128;
+/** A bit for each GLOBAL_GROUP slots of the TLB: it is set where a global page may be among them. */
+const GLOBAL_BITMAP = 136;
+const GLOBAL_WORDS = 32;
+const GLOBAL_GROUP = TLB_ENTRIES / (GLOBAL_WORDS * 32);
 const SPACES = 256;
 
 /** Words of one address space's record. */
@@ -82,6 +87,7 @@ export class TlbContexts {
     i32[at + GENERATION] += 1;
     i32[at + HUGE_SEEN] = 0;
     i32.fill(0, at + LARGE_BITMAP, at + LARGE_BITMAP + LARGE_WORDS);
+    i32.fill(0, at + GLOBAL_BITMAP, at + GLOBAL_BITMAP + GLOBAL_WORDS);
   }
 
   /**
@@ -242,6 +248,7 @@ export class TlbContexts {
    * @param addend host offset minus low half of the linear address
    * @param frame physical page number, low 32 bits
    * @param shift log2 of the page size
+   * @param global whether the page is global
    */
   enter(
     lo: number,
@@ -252,9 +259,11 @@ export class TlbContexts {
     addend: number,
     frame: number,
     shift: number,
+    global: boolean,
   ): void {
     const i32 = this.i32;
-    const slot = (TLB_BASE >> 2) + ((lo >>> 12) & (TLB_ENTRIES - 1)) * (TLB_ENTRY_SIZE >> 2);
+    const index = (lo >>> 12) & (TLB_ENTRIES - 1);
+    const slot = (TLB_BASE >> 2) + index * (TLB_ENTRY_SIZE >> 2);
     const page = (lo & ~0xfff) | tag;
     i32[slot] = readable ? page : -1;
     i32[slot + 1] = readable ? hi : -1;
@@ -263,5 +272,27 @@ export class TlbContexts {
     i32[slot + 4] = addend;
     i32[slot + 5] = frame;
     i32[slot + 6] = shift;
+    i32[slot + 7] = global ? 1 : 0;
+    if (!global) return;
+    const group = Math.floor(index / GLOBAL_GROUP);
+    i32[this.at + GLOBAL_BITMAP + (group >> 5)] |= 1 << (group & 31);
+  }
+
+  /** Gives the entries of global pages under one tag another. */
+  carryGlobals(from: number, to: number): void {
+    const i32 = this.i32;
+    const step = TLB_ENTRY_SIZE >> 2;
+    const change = from ^ to;
+    for (let word = 0; word < GLOBAL_WORDS; word++) {
+      for (let bits = i32[this.at + GLOBAL_BITMAP + word]; bits !== 0; bits &= bits - 1) {
+        const group = word * 32 + 31 - Math.clz32(bits & -bits);
+        const first = (TLB_BASE >> 2) + group * GLOBAL_GROUP * step;
+        for (let e = first; e < first + GLOBAL_GROUP * step; e += step) {
+          if (i32[e + 7] !== 1) continue;
+          if ((i32[e] & 0xfff) === from) i32[e] ^= change;
+          if ((i32[e + 2] & 0xfff) === from) i32[e + 2] ^= change;
+        }
+      }
+    }
   }
 }

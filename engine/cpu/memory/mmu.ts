@@ -138,7 +138,8 @@ export class PagingMmu implements Mmu {
     const { walker, cpu } = this;
     const writable = walker.writable && cpu.memory.region(pa)?.kind === "ram" && !cpu.code.hasCode(pa);
     const frame = Math.floor(pa / 4096) | 0;
-    this.contexts.enter(lo, hi, tag, walker.readable, writable, (offset - lo) | 0, frame, walker.pageShift);
+    const { readable, pageShift, global } = walker;
+    this.contexts.enter(lo, hi, tag, readable, writable, (offset - lo) | 0, frame, pageShift, global);
   }
 
   /** The tag under which an access by TypeScript finds its translations, NEVER_CACHED where it must walk. */
@@ -206,6 +207,10 @@ export class PagingMmu implements Mmu {
     const guest = this.cpu.guest;
     if (guest && access === Access.EXECUTE && guest.apicAccessPage === pa - (pa % 4096)) guest.apicFetch?.(linear);
     return pa;
+  }
+
+  get translatedGlobal(): boolean {
+    return this.walker.global;
   }
 
   probe(linear: bigint): number {
@@ -411,6 +416,11 @@ export class PagingMmu implements Mmu {
   invalidatePcid(pcid: number): void {
     const guest = this.cpu.guest;
     this.contexts.forget({ vcpu: this.cpu.state.id, vpid: guest ? guest.addressSpaceTag : 0, pcid });
+  }
+
+  carryGlobals(from: number): void {
+    if (from !== this.tag && from !== NEVER_CACHED && this.tag !== NEVER_CACHED)
+      this.contexts.carryGlobals(from, this.tag);
   }
 
   invalidateTagged(what: {

@@ -40,7 +40,7 @@ const EFER_LMA = 1 << 10;
 const EFER_NXE = 1 << 11;
 
 /** Bits of a paging-structure entry, low half (SDM 3A 4.5.4). */
-const Entry = { P: 1, W: 2, U: 4, A: 1 << 5, D: 1 << 6, PS: 1 << 7 } as const;
+const Entry = { P: 1, W: 2, U: 4, A: 1 << 5, D: 1 << 6, PS: 1 << 7, G: 1 << 8 } as const;
 
 const TWO32 = 0x1_0000_0000;
 
@@ -87,6 +87,8 @@ export class PageWalker {
   /** Reads, and writes (dirty flag set, second stage willing), may go on through the TLB. */
   readable = false;
   writable = false;
+  /** The guest's entry has the global flag: it is not PCID's own where CR4.PGE is set (SDM 3A 4.10.2.4). */
+  global = false;
   /** #PF error code of a walk that failed. */
   error = 0;
 
@@ -162,6 +164,7 @@ export class PageWalker {
       this.guestPhysical = lo >>> 0;
       this.linearRights = LinearRight.USER | LinearRight.WRITABLE;
       this.pageShift = 12;
+      this.global = false;
       this.readable = true;
       this.writable = true;
       return true;
@@ -256,6 +259,7 @@ export class PageWalker {
       }
     }
     if (bad || keyFault) return this.fault(access, user, PageFault.P | (keyFault ? PageFault.PK : 0));
+    this.global = (this.entryLo & Entry.G) !== 0;
     this.setFlags(access === Access.WRITE ? Entry.A | Entry.D : Entry.A);
     this.readable = true;
     this.writable = writeAllowed && (this.entryLo & Entry.D) !== 0;

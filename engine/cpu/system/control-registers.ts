@@ -61,7 +61,7 @@ const paePaging = (cr0: number, cr4: number, efer: number): boolean =>
  * Writes CR0 (SDM 3A 2.5; 9.8.5 for the activation of IA-32e mode).
  * @throws CpuFault #GP(0); nothing has changed then
  */
-export function writeCr0(cpu: Cpu, value: bigint): void {
+function writeCr0(cpu: Cpu, value: bigint): void {
   const { state } = cpu;
   if (value >> 32n !== 0n) throw gp0();
   const before = state.lo(Off.CR0);
@@ -110,8 +110,19 @@ export function loadCr3(cpu: Cpu, value: bigint): boolean {
   return true;
 }
 
+/** Global pages outlast it (SDM 3A 4.10.4.1). @throws CpuFault #GP(0); nothing has changed then */
+function movToCr3(cpu: Cpu, value: bigint): void {
+  const { state } = cpu;
+  const context = state.lo(Off.TLB_CONTEXT);
+  const code = state.lo(Off.CODE_CONTEXT);
+  if (!loadCr3(cpu, value)) throw gp0();
+  if ((state.lo(Off.CR4) & Cr4.PGE) === 0) return;
+  cpu.mmu.carryGlobals(context);
+  cpu.code.carryGlobals(code);
+}
+
 /** Writes CR4. @throws CpuFault #GP(0); nothing has changed then */
-export function writeCr4(cpu: Cpu, value: bigint): void {
+function writeCr4(cpu: Cpu, value: bigint): void {
   const { state } = cpu;
   if (value >> 32n !== 0n) throw gp0();
   const next = Number(value) | 0;
@@ -154,7 +165,7 @@ const movCr: SystemHandler = (cpu, instruction) => {
   if (register === 0) writeCr0(cpu, value);
   else if (register === 2) cpu.state.setU64(Off.CR2, value);
   else if (register === 3) {
-    if (!loadCr3(cpu, value)) throw gp0();
+    movToCr3(cpu, value);
   } else if (register === 4) writeCr4(cpu, value);
   else {
     if (value > 15n) throw gp0();

@@ -10,7 +10,7 @@ import { Fsw, updateSummary } from "../x87/stack";
 import { effectiveAddress } from "./operands";
 
 /** MXCSR bits that exist (SDM 1 10.2.3), DAZ included. */
-export const MXCSR_MASK = 0xffff;
+const MXCSR_MASK = 0xffff;
 /** Bytes of the image. */
 export const LEGACY_SIZE = 512;
 

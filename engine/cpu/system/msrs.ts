@@ -413,7 +413,7 @@ export const MSRS: readonly MsrRow[] = [...SPECIAL, ...storedRows(), ...mtrrRows
 const BY_INDEX = new Map(MSRS.map((row) => [row.index, row]));
 
 /** The row of an MSR that this processor has. */
-export function msrRow(cpu: Cpu, index: number): MsrRow | undefined {
+function msrRow(cpu: Cpu, index: number): MsrRow | undefined {
   const row = BY_INDEX.get(index);
   if (!row) return undefined;
   if (row.feature && !cpu.model.features.has(row.feature)) return undefined;

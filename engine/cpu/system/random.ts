@@ -22,7 +22,7 @@ export function seedRandom(cpu: Cpu): void {
 }
 
 /** The next 64 random bits. */
-export function nextRandom(cpu: Cpu): bigint {
+function nextRandom(cpu: Cpu): bigint {
   const state = (cpu.state.u64(Off.RANDOM) + STEP) & MASK64;
   cpu.state.setU64(Off.RANDOM, state);
   return mix(state);

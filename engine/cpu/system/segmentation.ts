@@ -48,7 +48,7 @@ export const isConforming = (d: Descriptor): boolean => (d.type & 0x1c) === 0x1c
 export const isWritableData = (d: Descriptor): boolean => (d.type & 0x1a) === 0x12;
 export const isDataOrReadableCode = (d: Descriptor): boolean => (d.type & 0x10) !== 0 && (d.type & 0xa) !== 8;
 
-export function decodeDescriptor(selector: number, address: bigint, lo: number, hi: number): Descriptor {
+function decodeDescriptor(selector: number, address: bigint, lo: number, hi: number): Descriptor {
   const raw = ((lo & 0xffff) | (hi & 0xf0000)) >>> 0;
   const granular = (hi & (1 << 23)) !== 0;
   return {
@@ -66,7 +66,7 @@ export function decodeDescriptor(selector: number, address: bigint, lo: number, 
 }
 
 /** Linear addresses of descriptor tables wrap at 32 bits outside IA-32e mode. */
-export function tableAddress(cpu: Cpu, base: bigint, offset: number): bigint {
+function tableAddress(cpu: Cpu, base: bigint, offset: number): bigint {
   return (base + BigInt(offset)) & (isLongMode(cpu) ? MASK64 : MASK32);
 }
 
@@ -141,7 +141,7 @@ export function markAccessed(cpu: Cpu, descriptor: Descriptor): number {
 }
 
 /** Caches a descriptor in a segment register. */
-export function cacheSegment(cpu: Cpu, seg: number, selector: number, d: Descriptor, attributes: number): void {
+function cacheSegment(cpu: Cpu, seg: number, selector: number, d: Descriptor, attributes: number): void {
   cpu.state.setSegment(seg, selector, d.base, d.limit, attributes);
 }
 
@@ -166,7 +166,7 @@ export function checkStackSegment(d: Descriptor, cpl: number, vector: number = V
 }
 
 /** Checks of a load of DS, ES, FS or GS. */
-export function checkDataSegment(d: Descriptor, cpl: number, vector: number = Vector.GP): void {
+function checkDataSegment(d: Descriptor, cpl: number, vector: number = Vector.GP): void {
   const error = errorCode(d.selector);
   if (!isDataOrReadableCode(d)) throw new CpuFault(vector, error);
   if (!isConforming(d) && ((d.selector & 3) > d.dpl || cpl > d.dpl)) throw new CpuFault(vector, error);
@@ -174,7 +174,7 @@ export function checkDataSegment(d: Descriptor, cpl: number, vector: number = Ve
 }
 
 /** Segment register load of real-address mode: only selector and base change (limits stay: "unreal mode"). */
-export function loadRealSegment(cpu: Cpu, seg: number, selector: number): void {
+function loadRealSegment(cpu: Cpu, seg: number, selector: number): void {
   const { state } = cpu;
   const at = CpuState.segOffset(seg);
   if (state.codeMode === CodeMode.VM86) {
@@ -190,7 +190,7 @@ export function loadRealSegment(cpu: Cpu, seg: number, selector: number): void {
 
 /** Present, writable, accessed data at DPL 3 (virtual-8086 mode, SDM 3C 27.3.1.2) and at DPL 0 (real-address mode). */
 export const VM86_ATTRIBUTES = 0xf3;
-export const REAL_ATTRIBUTES = 0x93;
+const REAL_ATTRIBUTES = 0x93;
 
 /**
  * Loads SS, DS, ES, FS or GS as MOV does, in any mode. The caller re-derives the context after a load of SS.
@@ -228,9 +228,4 @@ export function dropInnerSegments(cpu: Cpu, cpl: number): void {
     const dpl = (attributes & SegAttr.DPL) >> SegAttr.DPL_SHIFT;
     if (!conforming && dpl < cpl) loadNull(cpu, seg, 0);
   }
-}
-
-/** Sets CPL; SS's cached DPL follows where SS is null or flat. */
-export function setCpl(cpu: Cpu, cpl: number): void {
-  cpu.state.setU32(Off.CPL, cpl);
 }

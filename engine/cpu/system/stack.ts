@@ -4,7 +4,7 @@ import { CodeMode, CpuState, Gpr, Off, Seg, SegAttr, SegPart } from "../state";
 import { segmentLinear, truncate, writeGpr } from "./operands";
 
 /** Bytes of the stack pointer in use: 8 in 64-bit mode, else 4 or 2 by SS.B (SDM 1 6.2.3). */
-export function stackAddressSize(cpu: Cpu): 2 | 4 | 8 {
+function stackAddressSize(cpu: Cpu): 2 | 4 | 8 {
   if (cpu.state.codeMode === CodeMode.LONG64) return 8;
   return cpu.state.u32(CpuState.segOffset(Seg.SS) + SegPart.ATTRIBUTES) & SegAttr.DB ? 4 : 2;
 }

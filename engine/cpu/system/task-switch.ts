@@ -231,8 +231,3 @@ function loadSegments(cpu: Cpu, selectors: readonly number[], cpl: number): void
     cache(seg, data);
   }
 }
-
-/** The TSS selector a task gate in a descriptor table names, after the gate's checks. */
-export function taskGateSelector(gate: Descriptor): number {
-  return gate.lo >>> 16;
-}

@@ -1,8 +1,10 @@
 /** Bits of registers and words that VMCS fields hold a copy of, for display and for messages. */
 import type { BitField } from "../registers";
 
-const flag = (name: string, low: number, help: string): BitField => ({ name, low, width: 1, help });
-const part = (
+/** A row of one bit. */
+export const flag = (name: string, low: number, help: string): BitField => ({ name, low, width: 1, help });
+/** A row of several bits, and what their values are called. */
+export const part = (
   name: string,
   low: number,
   width: number,

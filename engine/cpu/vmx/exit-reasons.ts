@@ -3,6 +3,7 @@
  * EXIT_REASON_* without the prefix.
  */
 import type { BitField } from "../registers";
+import { flag, part } from "./bits";
 
 export interface ExitReasonRow {
   readonly reason: number;
@@ -27,14 +28,6 @@ const r = <const Reason extends number>(
   qualification?: readonly BitField[],
 ): Spec<Reason> => ({ reason, section, help, qualification });
 
-const part = (
-  name: string,
-  low: number,
-  width: number,
-  help: string,
-  values?: Readonly<Record<number, string>>,
-): BitField => ({ name, low, width, help, ...(values ? { values } : {}) });
-const flag = (name: string, low: number, help: string): BitField => part(name, low, 1, help);
 const whole = (name: string, help: string): readonly BitField[] => [part(name, 0, 64, help)];
 
 const LINEAR = whole("linear", "Linear address of the operand.");

@@ -490,7 +490,7 @@ export const Field = Object.fromEntries(Object.entries(TABLE).map(([name, spec])
 export type Field = (typeof Field)[FieldName];
 
 /** Offset of the first field slot in a VMCS region: behind the revision identifier, the abort indicator and our header. */
-export const FIELDS_OFFSET = 64;
+const FIELDS_OFFSET = 64;
 
 const WIDTHS: readonly FieldWidth[] = [16, 64, 32, "natural"];
 
@@ -545,9 +545,3 @@ export const FIELD_OFFSETS: Int16Array = (() => {
 
 /** Offset of a field's slot in a VMCS region. */
 export const offsetOf = (encoding: Field): number => FIELD_OFFSETS[encoding >> 1];
-
-/** Bytes of a field's value; natural-width fields have 8. */
-export const fieldBytes = (encoding: number): 2 | 4 | 8 => {
-  const width = (encoding >> 13) & 3;
-  return width === 0 ? 2 : width === 2 ? 4 : 8;
-};

@@ -49,7 +49,7 @@ export interface VmxServices extends MsrAccess {
 }
 
 /** Off.VMX_MODE. */
-export const VmxMode = { OFF: 0, ROOT: 1, GUEST: 2 } as const;
+const VmxMode = { OFF: 0, ROOT: 1, GUEST: 2 } as const;
 
 const FEATURE_CONTROL_LOCKED = 1;
 const FEATURE_CONTROL_VMXON = 4;

@@ -68,8 +68,3 @@ export const VmError = Object.fromEntries(ROWS.map((r) => [r.name, r.number])) a
 };
 
 export const VM_INSTRUCTION_ERRORS: readonly VmInstructionErrorRow[] = ROWS;
-
-/** The manual's text for an error number. */
-export function vmInstructionErrorText(number: number): string {
-  return ROWS.find((r) => r.number === number)?.text ?? `VM-instruction error ${number}`;
-}

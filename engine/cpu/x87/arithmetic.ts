@@ -20,6 +20,7 @@ import {
   raise,
   stackFault,
   stackIndex,
+  unary,
   underflow,
   x,
   y,
@@ -79,19 +80,6 @@ function memoryOperand(state: CpuState, operation: Binary): void {
 }
 
 /** An operation on ST(0) alone. */
-const unary = (operation: (a: Num) => void): SystemHandler =>
-  computing((cpu: Cpu) => {
-    const { state } = cpu;
-    begin(state);
-    if (isEmpty(state, 0)) {
-      underflow(state, 0, 0);
-      return;
-    }
-    load(state, 0, x);
-    operation(x);
-    deliver(state, 0, 0);
-  });
-
 /** FCHS, FABS: the sign bit only, of whatever is there. */
 const signChange = (change: (high: number) => number): SystemHandler =>
   computing((cpu) => {

@@ -13,18 +13,7 @@ import {
 } from "../float/transcendental";
 import type { CpuState } from "../state";
 import { decrementTop, Fsw, isEmpty, load, pop, setStatus, status, store } from "./stack";
-import { accept, begin, computing, deliver, env, out, stackFault, underflow, x, y } from "./unit";
-
-const f2xm1 = computing(({ state }) => {
-  begin(state);
-  if (isEmpty(state, 0)) {
-    underflow(state, 0, 0);
-    return;
-  }
-  load(state, 0, x);
-  exponential(env, x, out);
-  deliver(state, 0, 0);
-});
+import { accept, begin, computing, deliver, env, out, stackFault, unary, underflow, x, y } from "./unit";
 
 /** ST(1) becomes f(ST(0), ST(1)), and the stack is popped. */
 const ofTwo = (operation: (st0: Num, st1: Num) => void): SystemHandler =>
@@ -99,7 +88,7 @@ const fptan = withPush(() => {
 });
 
 export const transcendentalHandlers: Readonly<Record<string, SystemHandler>> = {
-  F2XM1: f2xm1,
+  F2XM1: unary((a) => exponential(env, a, out)),
   FYL2X: ofTwo((a, b) => logarithm(env, a, b, out)),
   FYL2XP1: ofTwo((a, b) => logarithmPlus1(env, a, b, out)),
   FPATAN: ofTwo((a, b) => angle(env, b, a, out)),

@@ -22,7 +22,7 @@ import { type CpuState, Off, Seg } from "../state";
 import { effectiveOffset } from "../system/operands";
 import { checkPendingX87, checkX87 } from "./checks";
 import { operand } from "./memory";
-import { control, decrementTop, Fcw, Fsw, isEmpty, pop, setStatus, status, store } from "./stack";
+import { control, decrementTop, Fcw, Fsw, isEmpty, load, pop, setStatus, status, store } from "./stack";
 
 /** What precision control stands for; 01 is reserved. */
 const PRECISIONS: readonly Format[] = [EXTENDED_24, EXTENDED, EXTENDED_53, EXTENDED];
@@ -128,6 +128,19 @@ export const computing =
     remember(cpu, instruction);
     return Next.SEQUENTIAL;
   };
+
+/** ST(0) becomes what `operation` leaves in `out`. */
+export const unary = (operation: (a: Num) => void): SystemHandler =>
+  computing(({ state }) => {
+    begin(state);
+    if (isEmpty(state, 0)) {
+      underflow(state, 0, 0);
+      return;
+    }
+    load(state, 0, x);
+    operation(x);
+    deliver(state, 0, 0);
+  });
 
 /** A control instruction, which leaves the pointers alone; `waits` for pending exceptions or not. */
 export const controlling =

@@ -50,11 +50,7 @@ function need<T>(value: T | undefined, what: string): T {
 }
 
 /** @param initial pushed first: the CFA for register rules */
-export function evaluateDwarf(
-  code: Uint8Array,
-  context: ExpressionContext,
-  initial?: bigint,
-): Located | readonly Piece[] {
+function evaluateDwarf(code: Uint8Array, context: ExpressionContext, initial?: bigint): Located | readonly Piece[] {
   const reader = new FrameReader(code, 0, code.length);
   const bits = context.pointer * 8;
   const wrap = (value: bigint): bigint => BigInt.asUintN(bits, value);

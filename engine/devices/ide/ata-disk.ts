@@ -57,6 +57,7 @@ const Command = {
   READ_NATIVE_MAX: 0xf8,
 } as const;
 
+/** An ATA disk: PIO and DMA, 28-bit and 48-bit addresses. */
 export class AtaDisk extends IdeDrive {
   protected readonly signature = [0, 0] as const;
 

@@ -45,6 +45,7 @@ const Packet = {
 const bigEndian = (value: number, size: number): number[] =>
   Array.from({ length: size }, (_, i) => Math.floor(value / 2 ** (8 * (size - 1 - i))) & 0xff);
 
+/** A CD-ROM drive with a disc in it: packet commands, PIO and DMA. */
 export class AtapiCdrom extends IdeDrive {
   protected readonly signature = [0x14, 0xeb] as const;
 

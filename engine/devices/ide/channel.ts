@@ -12,6 +12,7 @@ const END_OF_TABLE = 0x80000000;
 /** Descriptors of a table that is no table. */
 const MOST_DESCRIPTORS = 8192;
 
+/** Registers of the channel and of its bus master. */
 export interface IdeChannelState {
   /** Number of the selected drive. */
   selected: number;
@@ -21,6 +22,7 @@ export interface IdeChannelState {
   busMaster: { command: number; status: number; table: number };
 }
 
+/** One channel with up to two drives. */
 export class IdeChannel implements Stateful<IdeChannelState> {
   private own: Omit<IdeChannelState, "drives"> = IdeChannel.fresh();
   /** Command block, 8 ports. */

@@ -4,13 +4,17 @@
  */
 import type { Stateful } from "../chip";
 
+/** Status register (ATA/ATAPI-6 7.15). */
 export const Status = { ERROR: 0x01, DRQ: 0x08, SEEK: 0x10, FAULT: 0x20, READY: 0x40, BUSY: 0x80 } as const;
+/** Error register (ATA/ATAPI-6 7.9). */
 export const ErrorBit = { ABORT: 0x04, ID_NOT_FOUND: 0x10 } as const;
 /** Device register. */
 export const DeviceBit = { SECOND: 0x10, LBA: 0x40 } as const;
 
+/** Which way data go, as the processor sees it. */
 export type Direction = "in" | "out";
 
+/** Registers and the transfer that is under way. */
 export interface IdeDriveState {
   /** Written last and, for 48-bit commands, before that: feature, count, LBA low, mid, high. */
   registers: Uint8Array;
@@ -67,6 +71,7 @@ export interface DriveOutside {
   dmaRequest(): void;
 }
 
+/** What disks and CD-ROM drives have in common: registers, data blocks, interrupts. */
 export abstract class IdeDrive implements Stateful<IdeDriveState> {
   state: IdeDriveState = newState();
   outside: DriveOutside = { interrupt: () => {}, dmaRequest: () => {} };

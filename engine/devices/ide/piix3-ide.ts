@@ -10,11 +10,13 @@ const BUS_MASTER_PORTS = 16;
 const TIMING = [0x40, 0x42] as const;
 const DECODE = 0x80;
 
+/** I/O ports and ISA interrupt of each channel. */
 export const IDE_CHANNELS = [
   { command: 0x1f0, control: 0x3f6, irq: 14 },
   { command: 0x170, control: 0x376, irq: 15 },
 ] as const;
 
+/** PCI function with two channels. */
 export interface Piix3Ide {
   readonly function: PciFunction;
   readonly channels: readonly IdeChannel[];

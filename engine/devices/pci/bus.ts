@@ -3,9 +3,9 @@
  * device and function number, address decoding from their BARs, INTx to the four PIRQ inputs of the ISA bridge.
  */
 import type { Registers, Stateful } from "../chip";
-import { PciReg } from "./config-space";
 import type { PciFunction, PciFunctionState, PciRange } from "./function";
 
+/** CONFIG_ADDRESS and the state of every function. */
 export interface PciBusState {
   /** CONFIG_ADDRESS. */
   address: number;
@@ -13,6 +13,7 @@ export interface PciBusState {
   functions: Record<string, PciFunctionState>;
 }
 
+/** Where the bus hands interrupts to. */
 export interface PciBusOutside {
   /** PIRQA# to PIRQD# in bits 0 to 3, asserted as 1. */
   pirq(levels: number): void;
@@ -28,6 +29,7 @@ interface Placed {
 const ENABLE = 0x80000000;
 const ABSENT = 0xffffffff;
 
+/** One PCI bus with its functions. */
 export class PciBus implements Stateful<PciBusState> {
   private address = 0;
   private readonly placed: Placed[] = [];
@@ -131,10 +133,5 @@ export class PciBus implements Stateful<PciBusState> {
   /** The PIRQ levels as they are now, for the router to start from. */
   get pirqs(): number {
     return this.levels;
-  }
-
-  /** Which interrupt line software finds in a function's register, 0xff for none. */
-  static interruptLine(f: PciFunction): number {
-    return f.peek(PciReg.INTERRUPT_LINE, 1);
   }
 }

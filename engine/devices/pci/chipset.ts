@@ -109,7 +109,7 @@ const PM_BASE = 0x40;
 const PM_ENABLE = 0x80;
 /** Device activity B: bit 25 enables SMIs by writes to the APM control port. */
 const DEVICE_ACTIVITY_B = 0x58;
-export const PM_PORTS = 64;
+const PM_PORTS = 64;
 
 /** @param registers of the power management block, 64 ports from the base the guest chose (0x600 at first) */
 export function powerManagement(registers: Registers, base: number): PciFunction {

@@ -35,6 +35,9 @@ export const PciStatus = { INTERRUPT: 1 << 3, CAPABILITIES: 1 << 4, ERRORS: 0xf9
 /** Capability IDs (appendix H). */
 export const PciCapability = { POWER_MANAGEMENT: 0x01, MSI: 0x05, VENDOR: 0x09, MSI_X: 0x11 } as const;
 
+/** Bit of the header type: the device has more functions than function 0. */
 export const HEADER_MULTIFUNCTION = 0x80;
+/** Bytes of a function's configuration space. */
 export const CONFIG_SPACE_SIZE = 256;
+/** Base address registers of a type 0 header. */
 export const BAR_COUNT = 6;

@@ -30,6 +30,7 @@ export interface PciRange {
   readonly registers: Registers;
 }
 
+/** What a function is: identification and base address registers. */
 export interface PciFunctionOptions {
   /** Name in traces and, on its bus, in snapshots. */
   readonly name: string;
@@ -62,6 +63,7 @@ export interface PciFunctionOptions {
   readonly extraRanges?: () => readonly PciRange[];
 }
 
+/** Configuration space, INTx, and the MSI-X table. */
 export interface PciFunctionState {
   readonly config: Uint8Array;
   /** The function asserts its INTx pin. */
@@ -90,6 +92,7 @@ const FIRST_CAPABILITY = 0x40;
 const COMMAND_WRITABLE =
   PciCommand.IO | PciCommand.MEMORY | PciCommand.MASTER | PciCommand.SERR | PciCommand.INTX_DISABLE;
 
+/** One function: configuration space, address decoding, interrupts. */
 export class PciFunction implements Stateful<PciFunctionState> {
   readonly name: string;
   readonly msi: MsiCapability | null;
@@ -333,11 +336,6 @@ export class PciFunction implements Stateful<PciFunctionState> {
     if (this.state.intx === level) return;
     this.state.intx = level;
     this.slot.interruptChanged();
-  }
-
-  /** Interrupts go as messages, not by the pin. */
-  get messageSignalled(): boolean {
-    return this.msix?.enabled === true || this.msi?.enabled === true;
   }
 
   sendMessage(address: number, addressHigh: number, data: number): void {

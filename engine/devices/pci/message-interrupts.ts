@@ -18,6 +18,7 @@ const MSIX_MASK_ALL = 1 << 14;
 const ENTRY_SIZE = 16;
 const ENTRY_MASKED = 1;
 
+/** The MSI capability of a function. */
 export class MsiCapability {
   readonly offset: number;
 
@@ -72,6 +73,7 @@ export class MsiCapability {
   }
 }
 
+/** Size and place of an MSI-X table. */
 export interface MsixOptions {
   readonly vectors: number;
   /** BAR that holds the table (offset 0) and the pending bits (offset `MSIX_PENDING_OFFSET`). */
@@ -79,9 +81,11 @@ export interface MsixOptions {
 }
 
 /** Where the pending bits are in the BAR: room for 128 vectors before. */
-export const MSIX_PENDING_OFFSET = 0x800;
+const MSIX_PENDING_OFFSET = 0x800;
+/** Bytes of the BAR that holds table and pending bits. */
 export const MSIX_BAR_SIZE = 0x1000;
 
+/** The MSI-X capability of a function. */
 export class MsixCapability {
   readonly offset: number;
   /** The table and the pending bits, memory-mapped. */

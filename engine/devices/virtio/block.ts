@@ -30,6 +30,7 @@ const RANGE_SIZE = 16;
 const MOST_SECTORS = 0x3fffff;
 const ZERO_CHUNK = 1 << 16;
 
+/** A virtio disk over a block image (Virtio 1.2, 5.2). */
 export class VirtioBlock extends VirtioDevice {
   readonly type = VirtioType.BLOCK;
   readonly offered: bigint;

@@ -15,6 +15,7 @@ const RECEIVE = 0;
  */
 const SETTLING = 100_000_000;
 
+/** Input that waits, and how far the driver is. */
 export interface VirtioConsoleState {
   /** Typed bytes the driver has given no buffer for yet. */
   input: number[];
@@ -23,6 +24,7 @@ export interface VirtioConsoleState {
   ready: boolean;
 }
 
+/** A virtio console with one port (Virtio 1.2, 5.3). */
 export class VirtioConsole extends VirtioDevice {
   readonly type = VirtioType.CONSOLE;
   readonly offered = EMERGENCY_WRITE;

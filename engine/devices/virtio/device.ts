@@ -6,14 +6,14 @@ import { type Chain, Virtqueue, VirtqueueError, type VirtqueueState } from "./qu
 export const VirtioType = { BLOCK: 2, CONSOLE: 3, ENTROPY: 4 } as const;
 
 /** Feature bits every device may have (chapter 6). */
-export const VirtioFeature = {
+const VirtioFeature = {
   INDIRECT: 1n << 28n,
   EVENT_INDEX: 1n << 29n,
   VERSION_1: 1n << 32n,
 } as const;
 
 /** Device status bits (2.1). */
-export const VirtioStatus = {
+const VirtioStatus = {
   ACKNOWLEDGE: 1,
   DRIVER: 2,
   DRIVER_OK: 4,
@@ -22,6 +22,7 @@ export const VirtioStatus = {
   FAILED: 0x80,
 } as const;
 
+/** What every virtio device has. */
 export interface VirtioState {
   status: number;
   /** Features the driver has accepted. */
@@ -39,6 +40,7 @@ export interface VirtioTransport {
 
 const quiet: VirtioTransport = { queueInterrupt: () => {}, configInterrupt: () => {} };
 
+/** A virtio device without its transport. */
 export abstract class VirtioDevice implements Stateful<VirtioState> {
   abstract readonly type: number;
   /** Features of its kind the device offers; those of all devices are added. */

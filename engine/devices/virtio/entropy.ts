@@ -10,11 +10,13 @@ const QUEUE_SIZE = 8;
 const MOST_BYTES = 4096;
 const SEED = 0x9e3779b9;
 
+/** State of the generator, whose bytes are the same in every run. */
 export interface VirtioEntropyState {
   /** Counter of the generator, 32 bits. */
   counter: number;
 }
 
+/** A virtio source of random bytes (Virtio 1.2, 5.4). */
 export class VirtioEntropy extends VirtioDevice {
   readonly type = VirtioType.ENTROPY;
   readonly offered = 0n;

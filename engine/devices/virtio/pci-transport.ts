@@ -61,6 +61,7 @@ const LEGACY_ALIGN = 4096;
 
 const IsrBit = { QUEUE: 1, CONFIG: 2 } as const;
 
+/** Registers of the transport. */
 export interface VirtioPciState {
   deviceFeatureSelect: number;
   driverFeatureSelect: number;
@@ -79,6 +80,7 @@ const initial = (): VirtioPciState => ({
 
 const lowMask = (size: 1 | 2 | 4): number => (size === 4 ? 0xffffffff : 2 ** (8 * size) - 1);
 
+/** A virtio device as a PCI function. */
 export class VirtioPci implements Stateful<VirtioPciState> {
   state: VirtioPciState = initial();
   readonly function: PciFunction;

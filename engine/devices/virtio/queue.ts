@@ -8,6 +8,7 @@ const Descriptor = { NEXT: 1, WRITE: 2, INDIRECT: 4, SIZE: 16 } as const;
 const AVAIL_NO_INTERRUPT = 1;
 const USED_ELEMENT = 8;
 
+/** Set-up and positions of one split virtqueue. */
 export interface VirtqueueState {
   /** Entries, a power of two; 0 is no queue. */
   size: number;
@@ -25,6 +26,7 @@ export interface VirtqueueState {
   vector: number;
 }
 
+/** VIRTIO_MSI_NO_VECTOR: no MSI-X vector. */
 export const NO_VECTOR = 0xffff;
 
 /** A piece of guest memory. */
@@ -45,6 +47,7 @@ export class VirtqueueError extends Error {
   override readonly name = "VirtqueueError";
 }
 
+/** Bytes in all segments. */
 export const lengthOf = (segments: readonly Segment[]): number => segments.reduce((sum, s) => sum + s.length, 0);
 
 /** The bytes of `segments` from `from` on, at most `length`. @throws VirtqueueError where there is no memory */
@@ -100,6 +103,7 @@ const u16 = (b: Uint8Array, at: number): number => b[at] | (b[at + 1] << 8);
 const u32 = (b: Uint8Array, at: number): number => (u16(b, at) | (u16(b, at + 2) << 16)) >>> 0;
 const u64 = (b: Uint8Array, at: number): number => u32(b, at) + u32(b, at + 4) * 2 ** 32;
 
+/** One split virtqueue from the device's side (Virtio 1.2, 2.7). */
 export class Virtqueue {
   state: VirtqueueState;
 

@@ -19,6 +19,7 @@ export const Pferr = {
   GUEST_PAGE: 2 ** 33,
 } as const;
 
+/** struct kvm_page_fault: a fault on its way through the MMU. */
 export interface KvmPageFault {
   readonly addr: number;
   readonly errorCode: number;

@@ -49,7 +49,7 @@ import {
 const PT64_ROOT_4LEVEL = 4;
 
 /** tdp_enabled: the processor translates guest-physical addresses itself. */
-export const tdpEnabled = (kvm: Kvm): boolean => kvm.module.features.ept;
+const tdpEnabled = (kvm: Kvm): boolean => kvm.module.features.ept;
 
 /** kvm_mmu_reload: a valid root before the guest is entered. @returns 0, or a negative errno */
 export function kvmMmuReload(vcpu: KvmVcpu): number {
@@ -61,7 +61,7 @@ export function kvmMmuReload(vcpu: KvmVcpu): number {
 }
 
 /** kvm_mmu_load */
-export function kvmMmuLoad(vcpu: KvmVcpu): number {
+function kvmMmuLoad(vcpu: KvmVcpu): number {
   vcpu.arch.mmuRoot = tdpEnabled(vcpu.kvm) ? kvmTdpMmuGetVcpuRootHpa(vcpu) : shadowMmuLoad(vcpu);
   kvmMmuLoadPgd(vcpu);
   vcpu.module.ops.flushTlbCurrent(vcpu);
@@ -94,7 +94,7 @@ export function kvmMmuFreeObsoleteRoots(vcpu: KvmVcpu): void {
 }
 
 /** kvm_mmu_zap_all_fast: every translation is forgotten by giving all vCPUs a new root. */
-export function kvmMmuZapAllFast(kvm: Kvm): void {
+function kvmMmuZapAllFast(kvm: Kvm): void {
   const { mmu } = kvm.arch;
   mmu.validGen = mmu.validGen ? 0 : 1;
   mmu.invalidateSeq++;
@@ -168,7 +168,7 @@ export function kvmMmuSlotResetDirty(kvm: Kvm, slot: KvmMemorySlot, dirty: Uint3
 
 // --- MMIO cache (x86.h: vcpu_cache_mmio_info and its kin) ---------------------------------------------------------------
 
-export function vcpuCacheMmioInfo(vcpu: KvmVcpu, gva: bigint, gfn: number, access: number): void {
+function vcpuCacheMmioInfo(vcpu: KvmVcpu, gva: bigint, gfn: number, access: number): void {
   const { generation } = kvmMemslots(vcpu.kvm);
   if (generation >= KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS) return;
   vcpu.arch.mmioGva = gva & ~0xfffn;
@@ -349,26 +349,30 @@ export function kvmHandlePageFault(vcpu: KvmVcpu, gva: bigint, errorCode: number
   return x86EmulateInstruction(vcpu, gva, EmulType.PF | EmulType.ALLOW_RETRY_PF);
 }
 
+const accessOf = (errorCode: number): "fetch" | "write" | "read" =>
+  errorCode & Pferr.FETCH ? "fetch" : errorCode & Pferr.WRITE ? "write" : "read";
+
+/** Detail of a trace point that both kinds of paging have; `last` is the deepest entry of the walk. */
+const faultDetail = (errorCode: number, last: { readonly level: number; readonly spte: bigint } | undefined) => ({
+  write: (errorCode & Pferr.WRITE) !== 0,
+  fetch: (errorCode & Pferr.FETCH) !== 0,
+  present: (errorCode & Pferr.PRESENT) !== 0,
+  misconfig: (errorCode & Pferr.RSVD) !== 0,
+  level: BigInt(last?.level ?? 0),
+  spte: last?.spte ?? 0n,
+});
+
 function traceShadowFault(vcpu: KvmVcpu, gva: bigint, errorCode: number): void {
   const { trace } = vcpu.module.host;
   if (!(trace.armed & TraceKind.MmuFault)) return;
   const walk = shadowGetWalk(vcpu, gva);
   const last = walk[walk.length - 1];
-  const how = errorCode & Pferr.FETCH ? "fetch" : errorCode & Pferr.WRITE ? "write" : "read";
   const entry = last ? `entry at level ${last.level}: ${describeShadowSpte(last.spte, last.level)}` : "no root";
   trace.hit({
     kind: TraceKind.MmuFault,
     vcpu: vcpu.state.vcpuIdx,
-    text: `#PF at 0x${gva.toString(16)} (${how}), ${entry}`,
-    detail: {
-      gva,
-      write: (errorCode & Pferr.WRITE) !== 0,
-      fetch: (errorCode & Pferr.FETCH) !== 0,
-      present: (errorCode & Pferr.PRESENT) !== 0,
-      misconfig: (errorCode & Pferr.RSVD) !== 0,
-      level: BigInt(last?.level ?? 0),
-      spte: last?.spte ?? 0n,
-    },
+    text: `#PF at 0x${gva.toString(16)} (${accessOf(errorCode)}), ${entry}`,
+    detail: { gva, ...faultDetail(errorCode, last) },
   });
 }
 
@@ -379,19 +383,10 @@ function traceMmuFault(vcpu: KvmVcpu, gpa: number, errorCode: number): void {
   const walk = root < 0 ? [] : kvmTdpMmuGetWalk(vcpu.kvm, root, Math.floor(gpa / PAGE_SIZE));
   const last = walk[walk.length - 1];
   const what = errorCode & Pferr.RSVD ? "misconfiguration" : "violation";
-  const how = errorCode & Pferr.FETCH ? "fetch" : errorCode & Pferr.WRITE ? "write" : "read";
   trace.hit({
     kind: TraceKind.MmuFault,
     vcpu: vcpu.state.vcpuIdx,
-    text: `EPT ${what} at gpa 0x${gpa.toString(16)} (${how}), entry at level ${last?.level ?? 0}: ${last ? describeSpte(last.spte, last.level) : "no root"}`,
-    detail: {
-      gpa: BigInt(gpa),
-      write: (errorCode & Pferr.WRITE) !== 0,
-      fetch: (errorCode & Pferr.FETCH) !== 0,
-      present: (errorCode & Pferr.PRESENT) !== 0,
-      misconfig: (errorCode & Pferr.RSVD) !== 0,
-      level: BigInt(last?.level ?? 0),
-      spte: last?.spte ?? 0n,
-    },
+    text: `EPT ${what} at gpa 0x${gpa.toString(16)} (${accessOf(errorCode)}), entry at level ${last?.level ?? 0}: ${last ? describeSpte(last.spte, last.level) : "no root"}`,
+    detail: { gpa: BigInt(gpa), ...faultDetail(errorCode, last) },
   });
 }

@@ -9,11 +9,13 @@ export function kvmSlotPageTrackAddPage(kvm: Kvm, slot: KvmMemorySlot, gfn: numb
   if (kvmTdpMmuZapLeafs(kvm, gfn, gfn + 1)) kvmFlushRemoteTlbs(kvm);
 }
 
+/** kvm_slot_page_track_remove_page: ends one tracking of a frame. */
 export function kvmSlotPageTrackRemovePage(kvm: Kvm, slot: KvmMemorySlot, gfn: number): void {
   if (!slot.gfnWriteTrack || slot.gfnWriteTrack[gfn - slot.baseGfn] === 0) return;
   slot.gfnWriteTrack[gfn - slot.baseGfn]--;
   if (kvmTdpMmuZapLeafs(kvm, gfn, gfn + 1)) kvmFlushRemoteTlbs(kvm);
 }
 
+/** kvm_page_track_is_active: whether writes to a frame are tracked. */
 export const kvmPageTrackIsActive = (slot: KvmMemorySlot, gfn: number): boolean =>
   slot.gfnWriteTrack !== null && slot.gfnWriteTrack[gfn - slot.baseGfn] > 0;

@@ -19,6 +19,7 @@ const LARGE = 0x80n;
 const NX = 1n << 63n;
 const ADDRESS = 0x000ffffffffff000n;
 
+/** Result of a walk of the guest's page tables. */
 export type GvaTranslation =
   | { readonly ok: true; readonly gpa: number; readonly writable: boolean; readonly user: boolean }
   /** Error code of the #PF. */

@@ -238,6 +238,7 @@ export function shadowMmuSyncRoots(vcpu: KvmVcpu): void {
 
 const indexAt = (gva: bigint, level: number): number => Number((gva >> BigInt(12 + (level - 1) * 9)) & 0x1ffn);
 
+/** One entry of a walk of the shadow tables. */
 export interface ShadowWalkStep {
   readonly level: number;
   /** Physical address of the entry. */

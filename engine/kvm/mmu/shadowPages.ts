@@ -21,6 +21,7 @@ export interface ShadowRole {
   readonly mode: number;
 }
 
+/** struct kvm_mmu_page: one shadow table. */
 export interface ShadowPage {
   /** Host-physical address of the table. */
   readonly spt: number;
@@ -40,6 +41,7 @@ export interface ShadowPage {
   invalid: boolean;
 }
 
+/** The roots a vCPU runs with. */
 export interface ShadowRoots {
   /** Page of four PDPTEs for guests without long mode, -1 until needed. Below 4 GBytes. */
   paeRoot: number;
@@ -51,6 +53,7 @@ export interface ShadowRoots {
   pdptrs: [bigint, bigint, bigint, bigint];
 }
 
+/** The shadow tables of a VM. */
 export interface ShadowMmuState {
   pages: Map<number, ShadowPage>;
   /** Tables by guest frame (mmu_page_hash). */
@@ -70,12 +73,14 @@ const RECLAIM = 256;
 const WRITE_FLOOD = 3;
 const ENTRIES = 512;
 
+/** The shadow tables of a VM, made when they are asked for first. */
 export function shadowState(kvm: Kvm): ShadowMmuState {
   const { mmu } = kvm.arch;
   mmu.shadow ??= { pages: new Map(), byGfn: new Map(), rmap: new Map(), unsync: new Set(), roots: {} };
   return mmu.shadow;
 }
 
+/** The entry at host-physical address `at`. */
 export function readShadowSpte(kvm: Kvm, at: number): bigint {
   const { memory } = kvm.module.host;
   return memory.view.getBigUint64(memory.hostOffset(at), true);
@@ -227,7 +232,7 @@ export function setShadowLeaf(kvm: Kvm, at: number, gfn: number, spte: bigint): 
 }
 
 /** kvm_mmu_prepare_zap_page: a table and the entries that point to it go. Its children stay, for others or for later. */
-export function zapShadowPage(kvm: Kvm, sp: ShadowPage): void {
+function zapShadowPage(kvm: Kvm, sp: ShadowPage): void {
   const state = shadowState(kvm);
   for (let i = 0; i < ENTRIES; i++) zapShadowSpte(kvm, sp.spt + i * 8);
   for (const at of [...sp.parents]) zapShadowSpte(kvm, at);

@@ -33,6 +33,7 @@ const GEN_HIGH_SHIFT = 52n;
 /** Generations an MMIO entry can tell apart: 6 bits in 8:3, 11 in 62:52. */
 export const SHADOW_MMIO_GEN_COUNT = 2 ** 17;
 
+/** Questions about an entry, and its parts. */
 export const isShadowPresent = (spte: bigint): boolean => (spte & Pt.MMU_PRESENT) !== 0n;
 export const isShadowMmio = (spte: bigint): boolean => !isShadowPresent(spte) && (spte & MMIO_RESERVED) !== 0n;
 export const isShadowWritable = (spte: bigint): boolean => (spte & Pt.WRITABLE) !== 0n;
@@ -42,6 +43,7 @@ export const shadowSpteToPa = (spte: bigint): number => Number(spte & Pt.ADDRESS
 export const makeShadowNonleaf = (child: number): bigint =>
   Pt.MMU_PRESENT | Pt.PRESENT | Pt.WRITABLE | Pt.USER | Pt.ACCESSED | BigInt(child);
 
+/** What a leaf entry is made from. */
 export interface ShadowLeaf {
   readonly pa: number;
   /** Acc bits the guest's own tables give. */

@@ -42,7 +42,7 @@ const GEN_HIGH_SHIFT = 52n;
 export const MMIO_SPTE_GEN_COUNT = 2 ** 19;
 
 /** For displays: what the bits of an entry mean. */
-export const SPTE_BITS: readonly BitField[] = [
+const SPTE_BITS: readonly BitField[] = [
   { name: "R", low: 0, width: 1, help: "Readable." },
   { name: "W", low: 1, width: 1, help: "Writable." },
   { name: "X", low: 2, width: 1, help: "Executable." },
@@ -70,6 +70,7 @@ export const SPTE_BITS: readonly BitField[] = [
 ];
 // biome-ignore-end format: a bit table
 
+/** is_shadow_present_pte: a translation, not an MMIO entry. Below it Linux's other questions about an entry. */
 export const isShadowPresentPte = (spte: bigint): boolean => (spte & Spte.MMU_PRESENT) !== 0n;
 export const isLargePte = (spte: bigint): boolean => (spte & Ept.PAGE_SIZE) !== 0n;
 export const isLastSpte = (spte: bigint, level: number): boolean => level === 1 || isLargePte(spte);
@@ -96,6 +97,7 @@ export const mmioSpteGeneration = (spte: bigint): number =>
 export const makeNonleafSpte = (child: number, adDisabled: boolean): bigint =>
   Spte.MMU_PRESENT | BigInt(child) | Ept.RWX | (adDisabled ? Spte.TDP_AD_DISABLED : Ept.ACCESSED);
 
+/** What a leaf entry is made from. */
 export interface LeafOptions {
   readonly pa: number;
   readonly level: number;

@@ -33,7 +33,7 @@ const indexOf = (gfn: number, level: number): number => Math.floor(gfn / pagesPe
 /** is_nx_huge_page_enabled */
 export const kvmNxHugePages = (kvm: Kvm): boolean => kvm.module.params.nx_huge_pages && !kvm.arch.disableNxHugePages;
 
-export function readSpte(kvm: Kvm, table: number, index: number): bigint {
+function readSpte(kvm: Kvm, table: number, index: number): bigint {
   const { memory } = kvm.module.host;
   return memory.view.getBigUint64(memory.hostOffset(table) + index * 8, true);
 }
@@ -214,6 +214,7 @@ function tdpMmuMapHandleTargetLevel(vcpu: KvmVcpu, fault: KvmPageFault, table: n
   return RetPf.FIXED;
 }
 
+/** One entry of a walk of the EPT tables. */
 export interface SpteWalkStep {
   readonly level: number;
   /** Host-physical address of the table and index in it. */

@@ -48,6 +48,7 @@ export interface ApicvState {
   /** What the EOI-exit bitmaps hold. */
   eoiExit: Uint32Array;
 }
+/** State of a vCPU before any interrupt was posted. */
 export const newApicvState = (): ApicvState => ({ descriptor: -1, eoiExit: new Uint32Array(WORDS) });
 
 /**

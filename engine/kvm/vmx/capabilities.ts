@@ -8,7 +8,7 @@ import type { KvmParams } from "../params";
 
 /** Capability MSRs (SDM 3D appendix A). */
 // biome-ignore format: a table
-export const VmxMsr = {
+const VmxMsr = {
   BASIC: 0x480, PINBASED_CTLS: 0x481, PROCBASED_CTLS: 0x482, EXIT_CTLS: 0x483, ENTRY_CTLS: 0x484, MISC: 0x485,
   CR0_FIXED0: 0x486, CR0_FIXED1: 0x487, CR4_FIXED0: 0x488, CR4_FIXED1: 0x489, PROCBASED_CTLS2: 0x48b,
   EPT_VPID_CAP: 0x48c, TRUE_PINBASED_CTLS: 0x48d, TRUE_PROCBASED_CTLS: 0x48e, TRUE_EXIT_CTLS: 0x48f,
@@ -100,6 +100,7 @@ const ENTRY_OPTIONAL =
   VmEntryControl.LOAD_IA32_EFER |
   VmEntryControl.LOAD_BNDCFGS;
 
+/** struct vmcs_config: the controls every VMCS starts with. */
 export interface VmcsConfig {
   readonly revisionId: number;
   readonly basic: bigint;

@@ -64,7 +64,7 @@ const DR7_GD = 1n << 13n;
 // --- exceptions and interrupts ------------------------------------------------------------------------------------------
 
 /** handle_exception_nmi: exceptions in the exception bitmap. NMIs of the host have been served when this runs. */
-export function handleExceptionNmi(vcpu: KvmVcpu): number {
+function handleExceptionNmi(vcpu: KvmVcpu): number {
   const { vmx, arch, run } = vcpu;
   const intrInfo = vmxGetIntrInfo(vcpu);
   const type = intrInfo & IntrInfo.TYPE;
@@ -141,7 +141,7 @@ const KVM_FEP_CLEAR_RFLAGS_RF = 2;
 const RFLAGS_RF = 0x10000n;
 
 /** handle_ud: an instruction KVM emulates for the guest (VMMCALL, UD of migrated guests, a forced one), or #UD for real. */
-export function handleUd(vcpu: KvmVcpu): number {
+function handleUd(vcpu: KvmVcpu): number {
   const flags = vcpu.module.params.force_emulation_prefix;
   if (flags !== 0) {
     const linear = kvmGetLinearRip(vcpu);
@@ -162,25 +162,25 @@ function kvmReadGuestVirtByte(vcpu: KvmVcpu, linear: bigint): number {
 }
 
 /** handle_external_interrupt: the host has served it already (vmx_handle_exit_irqoff). */
-export function handleExternalInterrupt(vcpu: KvmVcpu): number {
+function handleExternalInterrupt(vcpu: KvmVcpu): number {
   vcpu.stat.irq_exits++;
   return 1;
 }
 
-export function handleTripleFault(vcpu: KvmVcpu): number {
+function handleTripleFault(vcpu: KvmVcpu): number {
   vcpu.run.exit = { exit_reason: KvmExit.SHUTDOWN };
   vcpu.state.mmioNeeded = false;
   return 0;
 }
 
-export function handleNmiWindow(vcpu: KvmVcpu): number {
+function handleNmiWindow(vcpu: KvmVcpu): number {
   controlsClearBit(vcpu, "exec", CpuBased.NMI_WINDOW_EXITING);
   vcpu.stat.nmi_window_exits++;
   kvmMakeRequest(KvmReq.EVENT, vcpu);
   return 1;
 }
 
-export function handleInterruptWindow(vcpu: KvmVcpu): number {
+function handleInterruptWindow(vcpu: KvmVcpu): number {
   controlsClearBit(vcpu, "exec", CpuBased.INTR_WINDOW_EXITING);
   kvmMakeRequest(KvmReq.EVENT, vcpu);
   vcpu.stat.irq_window_exits++;
@@ -200,7 +200,7 @@ export function handleIo(vcpu: KvmVcpu): number {
 }
 
 /** handle_cr: qualification as SDM 3C table 28-3. */
-export function handleCr(vcpu: KvmVcpu): number {
+function handleCr(vcpu: KvmVcpu): number {
   const qualification = Number(vmxGetExitQual(vcpu) & 0xffffffffn);
   const cr = qualification & 15;
   const reg = (qualification >> 8) & 15;
@@ -239,7 +239,7 @@ export function handleCr(vcpu: KvmVcpu): number {
 }
 
 /** handle_dr: at the first access the guest gets its debug registers; they are read back at the next exit. */
-export function handleDr(vcpu: KvmVcpu): number {
+function handleDr(vcpu: KvmVcpu): number {
   const { arch } = vcpu;
   const qualification = Number(vmxGetExitQual(vcpu) & 0xffffffffn);
   const dr = qualification & 7;
@@ -270,27 +270,27 @@ export function handleDr(vcpu: KvmVcpu): number {
 }
 
 /** kvm_emulate_rdpmc: there is no virtual PMU, so every counter is missing. */
-export const handleRdpmc = (vcpu: KvmVcpu): number => kvmCompleteInsnGp(vcpu, true);
+const handleRdpmc = (vcpu: KvmVcpu): number => kvmCompleteInsnGp(vcpu, true);
 
 /** kvm_emulate_invd and kvm_emulate_wbinvd: caches are coherent. */
-export const handleInvd = (vcpu: KvmVcpu): number => kvmSkipEmulatedInstruction(vcpu);
-export const handleWbinvd = (vcpu: KvmVcpu): number => kvmSkipEmulatedInstruction(vcpu);
+const handleInvd = (vcpu: KvmVcpu): number => kvmSkipEmulatedInstruction(vcpu);
+const handleWbinvd = (vcpu: KvmVcpu): number => kvmSkipEmulatedInstruction(vcpu);
 
 /** handle_invlpg */
-export function handleInvlpg(vcpu: KvmVcpu): number {
+function handleInvlpg(vcpu: KvmVcpu): number {
   vcpu.stat.invlpg++;
   kvmMmuInvlpg(vcpu, vmxGetExitQual(vcpu));
   return kvmSkipEmulatedInstruction(vcpu);
 }
 
 /** handle_vmx_instruction without nested virtualization. */
-export function handleVmxInstruction(vcpu: KvmVcpu): number {
+function handleVmxInstruction(vcpu: KvmVcpu): number {
   kvmQueueException(vcpu, ExcVector.UD);
   return 1;
 }
 
 /** kvm_emulate_xsetbv */
-export function handleXsetbv(vcpu: KvmVcpu): number {
+function handleXsetbv(vcpu: KvmVcpu): number {
   const value = BigInt(kvmRegRead32(vcpu, VcpuReg.RAX)) | (BigInt(kvmRegRead32(vcpu, VcpuReg.RDX)) << 32n);
   if (vmxGetCpl(vcpu) !== 0 || kvmSetXcr(vcpu, kvmRegRead32(vcpu, VcpuReg.RCX), value)) {
     kvmInjectGp(vcpu, 0);
@@ -300,7 +300,7 @@ export function handleXsetbv(vcpu: KvmVcpu): number {
 }
 
 /** handle_pause: somebody spins; the loop may go on longer next time, and another vCPU gets the processor. */
-export function handlePause(vcpu: KvmVcpu): number {
+function handlePause(vcpu: KvmVcpu): number {
   if (vcpu.module.features.pleGap !== 0) growPleWindow(vcpu);
   kvmVcpuOnSpin(vcpu);
   return kvmSkipEmulatedInstruction(vcpu);
@@ -333,26 +333,26 @@ export function vmxSchedIn(vcpu: KvmVcpu): void {
 }
 
 /** kvm_emulate_mwait and kvm_emulate_monitor: no operation (KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS). */
-export const handleMwait = (vcpu: KvmVcpu): number => kvmSkipEmulatedInstruction(vcpu);
-export const handleMonitor = (vcpu: KvmVcpu): number => kvmSkipEmulatedInstruction(vcpu);
+const handleMwait = (vcpu: KvmVcpu): number => kvmSkipEmulatedInstruction(vcpu);
+const handleMonitor = (vcpu: KvmVcpu): number => kvmSkipEmulatedInstruction(vcpu);
 
 /** kvm_handle_invalid_op: the guest's CPUID does not have this instruction. */
-export function handleInvalidOp(vcpu: KvmVcpu): number {
+function handleInvalidOp(vcpu: KvmVcpu): number {
   kvmQueueException(vcpu, ExcVector.UD);
   return 1;
 }
 
 /** handle_monitor_trap */
-export const handleMonitorTrap = (_vcpu: KvmVcpu): number => 1;
+const handleMonitorTrap = (_vcpu: KvmVcpu): number => 1;
 
 /** handle_machine_check: the host has seen it (kvm_machine_check). */
-export const handleMachineCheck = (_vcpu: KvmVcpu): number => 1;
+const handleMachineCheck = (_vcpu: KvmVcpu): number => 1;
 
 /** handle_desc: descriptor-table instructions under emulated UMIP. */
-export const handleDesc = (vcpu: KvmVcpu): number => kvmEmulateInstruction(vcpu, 0);
+const handleDesc = (vcpu: KvmVcpu): number => kvmEmulateInstruction(vcpu, 0);
 
 /** handle_task_switch: qualification as SDM 3C table 28-2; the event that led there is not delivered again. */
-export function handleTaskSwitch(vcpu: KvmVcpu): number {
+function handleTaskSwitch(vcpu: KvmVcpu): number {
   const { vmx, arch } = vcpu;
   const qualification = Number(vmxGetExitQual(vcpu) & 0xffffffffn);
   const reason = (qualification >>> 30) as TaskSwitchReason;
@@ -385,7 +385,7 @@ export function handleTaskSwitch(vcpu: KvmVcpu): number {
 // --- local APIC ---------------------------------------------------------------------------------------------------------
 
 /** handle_tpr_below_threshold: an interrupt that waited for the task priority may go in now. */
-export function handleTprBelowThreshold(vcpu: KvmVcpu): number {
+function handleTprBelowThreshold(vcpu: KvmVcpu): number {
   kvmMakeRequest(KvmReq.EVENT, vcpu);
   return 1;
 }
@@ -394,7 +394,7 @@ const APIC_EOI = 0xb0;
 const TYPE_LINEAR_APIC_INST_WRITE = 1 << 12;
 
 /** handle_apic_access: EOI at once, everything else by the emulator. */
-export function handleApicAccess(vcpu: KvmVcpu): number {
+function handleApicAccess(vcpu: KvmVcpu): number {
   if (vcpu.module.params.fasteoi && vcpu.apic) {
     const qualification = Number(vmxGetExitQual(vcpu) & 0xffffffffn);
     if ((qualification & 0xf000) === TYPE_LINEAR_APIC_INST_WRITE && (qualification & 0xfff) === APIC_EOI) {
@@ -408,7 +408,7 @@ export function handleApicAccess(vcpu: KvmVcpu): number {
 // --- second-level tables --------------------------------------------------------------------------------------------
 
 /** handle_ept_violation: qualification as SDM 3C table 28-7. */
-export function handleEptViolation(vcpu: KvmVcpu): number {
+function handleEptViolation(vcpu: KvmVcpu): number {
   const qualification = Number(vmxGetExitQual(vcpu) & 0xffffffffn);
   // IRET had unblocked NMIs when its stack access faulted: they are blocked again.
   if (
@@ -428,7 +428,7 @@ export function handleEptViolation(vcpu: KvmVcpu): number {
 }
 
 /** handle_ept_misconfig: MMIO. Data-less writes to a fast-MMIO address are done here. */
-export function handleEptMisconfig(vcpu: KvmVcpu): number {
+function handleEptMisconfig(vcpu: KvmVcpu): number {
   const gpa = Number(vmcsRead(vcpu, Field.GUEST_PHYSICAL_ADDRESS));
   if (kvmIoBusWrite(vcpu.kvm, vcpu, KvmBus.FAST_MMIO, gpa, NO_DATA)) return kvmSkipEmulatedInstruction(vcpu);
   return kvmMmuPageFault(vcpu, gpa, Pferr.RSVD);
@@ -439,7 +439,7 @@ const NO_DATA = new Uint8Array(0);
 
 /** kvm_vmx_exit_handlers */
 // biome-ignore format: one row a line
-export const kvmVmxExitHandlers: Readonly<Partial<Record<number, ExitHandler>>> = {
+const kvmVmxExitHandlers: Readonly<Partial<Record<number, ExitHandler>>> = {
   [ExitReason.EXCEPTION_NMI]: handleExceptionNmi,
   [ExitReason.EXTERNAL_INTERRUPT]: handleExternalInterrupt,
   [ExitReason.TRIPLE_FAULT]: handleTripleFault,

@@ -35,6 +35,7 @@ import {
 } from "./segments";
 import * as vmx from "./vmx";
 
+/** vt_x86_ops: what kvm_intel does for kvm. */
 export const vmxX86Ops: KvmX86Ops = {
   name: "kvm_intel",
   hardwareEnable: vmx.vmxHardwareEnable,

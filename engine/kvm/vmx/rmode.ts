@@ -21,7 +21,7 @@ import {
 import { KvmGuestdbg, type KvmSegment } from "../uapi";
 import { ExcVector, kvmQueueException } from "../x86Events";
 import { kvmEmulateHaltNoskip } from "../x86Halt";
-import { SEGMENT_FIELDS, segmentAccessRights, segmentFromAccessRights } from "./segments";
+import { readSegmentFields, SEGMENT_FIELDS, segmentAccessRights, segmentFromAccessRights } from "./segments";
 import { controlsClearBit, vmcsRead, vmcsRead32, vmcsWrite, vmcsWrite32 } from "./vmcs";
 
 const RFLAGS_VM = 1n << 17n;
@@ -51,6 +51,7 @@ export interface RmodeState {
   /** Segments as the guest has them, by number. */
   segs: KvmSegment[];
 }
+/** State of a vCPU before its first real mode. */
 export const newRmodeState = (): RmodeState => ({
   vm86Active: false,
   saveRflags: 0n,
@@ -94,16 +95,6 @@ export function initRmodeIdentityMap(kvm: Kvm): void {
 
 // --- segments -----------------------------------------------------------------------------------------------------------
 
-function readSegment(vcpu: KvmVcpu, seg: number): KvmSegment {
-  const f = SEGMENT_FIELDS[seg];
-  return segmentFromAccessRights(
-    vmcsRead32(vcpu, f.selector),
-    vmcsRead(vcpu, f.base),
-    vmcsRead32(vcpu, f.limit),
-    vmcsRead32(vcpu, f.ar),
-  );
-}
-
 function writeSegment(vcpu: KvmVcpu, seg: number, value: KvmSegment): void {
   const f = SEGMENT_FIELDS[seg];
   vmcsWrite32(vcpu, f.selector, value.selector);
@@ -142,7 +133,7 @@ const fixRmodeSeg = (vcpu: KvmVcpu, seg: number, value: KvmSegment): void =>
 /** enter_rmode */
 export function enterRmode(vcpu: KvmVcpu): void {
   const { rmode } = vcpu.vmx;
-  for (const seg of [Seg.TR, ...DATA_AND_CODE]) rmode.segs[seg] = readSegment(vcpu, seg);
+  for (const seg of [Seg.TR, ...DATA_AND_CODE]) rmode.segs[seg] = readSegmentFields(vcpu, seg);
   rmode.vm86Active = true;
   vmcsWrite(vcpu, Field.GUEST_TR_BASE, BigInt(vcpu.kvm.arch.tssAddr));
   vmcsWrite32(vcpu, Field.GUEST_TR_LIMIT, RMODE_TSS_SIZE - 1);
@@ -208,7 +199,7 @@ const ldtrValid = (ldtr: KvmSegment): boolean =>
   ldtr.unusable !== 0 || ((ldtr.selector & 4) === 0 && ldtr.type === 2 && ldtr.present !== 0);
 
 /** vmx_guest_state_valid: VM entry would take the guest's segments as they are. */
-export function vmxGuestStateValid(vcpu: KvmVcpu): boolean {
+function vmxGuestStateValid(vcpu: KvmVcpu): boolean {
   if (vcpu.module.features.unrestrictedGuest) return true;
   const { ops } = vcpu.module;
   if (!isProtmode(vcpu) || ops.getRflags(vcpu) & RFLAGS_VM) {

@@ -331,6 +331,7 @@ function vmxClearHlt(vcpu: KvmVcpu): void {
   }
 }
 
+/** vmx_inject_irq: an interrupt for the next entry. */
 export function vmxInjectIrq(vcpu: KvmVcpu): void {
   const { interrupt, eventExitInstLen } = vcpu.arch;
   vcpu.stat.irq_injections++;
@@ -349,6 +350,7 @@ export function vmxInjectIrq(vcpu: KvmVcpu): void {
   vmxClearHlt(vcpu);
 }
 
+/** vmx_inject_nmi: an NMI for the next entry. */
 export function vmxInjectNmi(vcpu: KvmVcpu): void {
   const { vmx, module } = vcpu;
   if (!module.features.vnmi) vmx.softVnmiBlocked = true;
@@ -362,6 +364,7 @@ export function vmxInjectNmi(vcpu: KvmVcpu): void {
   vmxClearHlt(vcpu);
 }
 
+/** vmx_inject_exception: an exception for the next entry. */
 export function vmxInjectException(vcpu: KvmVcpu): void {
   const ex = vcpu.arch.exception;
   let info = ex.vector | IntrInfo.VALID;
@@ -385,6 +388,7 @@ export function vmxInjectException(vcpu: KvmVcpu): void {
   vmxClearHlt(vcpu);
 }
 
+/** vmx_get_interrupt_shadow: KVM_X86_SHADOW_INT_* bits. */
 export function vmxGetInterruptShadow(vcpu: KvmVcpu): number {
   const state = vmcsRead32(vcpu, Field.GUEST_INTERRUPTIBILITY_INFO);
   return (
@@ -393,6 +397,7 @@ export function vmxGetInterruptShadow(vcpu: KvmVcpu): number {
   );
 }
 
+/** vmx_set_interrupt_shadow: KVM_X86_SHADOW_INT_* bits. */
 export function vmxSetInterruptShadow(vcpu: KvmVcpu, mask: number): void {
   const old = vmcsRead32(vcpu, Field.GUEST_INTERRUPTIBILITY_INFO);
   let state = old & ~(GuestIntrState.STI | GuestIntrState.MOV_SS);
@@ -415,6 +420,7 @@ export function vmxNmiAllowed(vcpu: KvmVcpu): boolean {
   return (state & (GuestIntrState.MOV_SS | GuestIntrState.STI | GuestIntrState.NMI)) === 0;
 }
 
+/** vmx_get_nmi_mask: whether NMIs are blocked. */
 export function vmxGetNmiMask(vcpu: KvmVcpu): boolean {
   const { vmx, module } = vcpu;
   if (!module.features.vnmi) return vmx.softVnmiBlocked;
@@ -424,6 +430,7 @@ export function vmxGetNmiMask(vcpu: KvmVcpu): boolean {
   return masked;
 }
 
+/** vmx_set_nmi_mask */
 export function vmxSetNmiMask(vcpu: KvmVcpu, masked: boolean): void {
   const { vmx, module } = vcpu;
   if (!module.features.vnmi) {

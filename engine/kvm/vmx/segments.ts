@@ -50,11 +50,16 @@ export function segmentFromAccessRights(selector: number, base: bigint, limit: n
 
 const inVm86 = (vcpu: KvmVcpu, seg: number): boolean => vcpu.vmx.rmode.vm86Active && seg !== Seg.LDTR;
 
+/** vmx_get_segment_base */
 export const vmxGetSegmentBase = (vcpu: KvmVcpu, seg: number): bigint =>
   inVm86(vcpu, seg) ? rmodeGetSegment(vcpu, seg).base : vmcsRead(vcpu, SEGMENT_FIELDS[seg].base);
 
-export function vmxGetSegment(vcpu: KvmVcpu, seg: number): KvmSegment {
-  if (inVm86(vcpu, seg)) return rmodeGetSegment(vcpu, seg);
+/** vmx_get_segment */
+export const vmxGetSegment = (vcpu: KvmVcpu, seg: number): KvmSegment =>
+  inVm86(vcpu, seg) ? rmodeGetSegment(vcpu, seg) : readSegmentFields(vcpu, seg);
+
+/** A segment as the VMCS holds it. */
+export function readSegmentFields(vcpu: KvmVcpu, seg: number): KvmSegment {
   const f = SEGMENT_FIELDS[seg];
   return segmentFromAccessRights(
     vmcsRead32(vcpu, f.selector),
@@ -83,11 +88,12 @@ function writeSegmentFields(vcpu: KvmVcpu, seg: number, value: KvmSegment): void
 }
 
 /** Access rights of CS, read once between two exits. */
-export function csAccessRights(vcpu: KvmVcpu): number {
+function csAccessRights(vcpu: KvmVcpu): number {
   if (vcpu.vmx.csAr < 0) vcpu.vmx.csAr = vmcsRead32(vcpu, Field.GUEST_CS_AR_BYTES);
   return vcpu.vmx.csAr;
 }
 
+/** vmx_get_cs_db_l_bits */
 export function vmxGetCsDbLBits(vcpu: KvmVcpu): { db: number; l: number } {
   const ar = csAccessRights(vcpu);
   return { db: (ar >> 14) & 1, l: (ar >> 13) & 1 };
@@ -108,6 +114,7 @@ export function segSetup(vcpu: KvmVcpu, seg: number): void {
   if (seg === Seg.CS) vcpu.vmx.csAr = ar;
 }
 
+/** vmx_get_idt, and below it its kin for both descriptor tables. */
 export const vmxGetIdt = (vcpu: KvmVcpu) => ({
   base: vmcsRead(vcpu, Field.GUEST_IDTR_BASE),
   limit: vmcsRead32(vcpu, Field.GUEST_IDTR_LIMIT),

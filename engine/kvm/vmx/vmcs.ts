@@ -31,9 +31,11 @@ export function vmcsWrite(vcpu: KvmVcpu, field: Field, value: bigint): void {
     throw new KvmBug(`vmwrite of field 0x${field.toString(16)} = 0x${value.toString(16)} failed: ${result}`);
 }
 
+/** vmcs_write32 */
 export const vmcsWrite32 = (vcpu: KvmVcpu, field: Field, value: number): void =>
   vmcsWrite(vcpu, field, BigInt(value >>> 0));
 
+/** vmcs_set_bits: of a 32-bit field of the current VMCS. */
 export const vmcsSetBits = (vcpu: KvmVcpu, field: Field, mask: number): void =>
   vmcsWrite32(vcpu, field, vmcsRead32(vcpu, field) | mask);
 export const vmcsClearBits = (vcpu: KvmVcpu, field: Field, mask: number): void =>

@@ -132,6 +132,7 @@ export function vmxVcpuCreate(vcpu: KvmVcpu): void {
   if (module.features.ept && !module.features.unrestrictedGuest) initRmodeIdentityMap(vcpu.kvm);
 }
 
+/** vmx_vcpu_free */
 export function vmxVcpuFree(vcpu: KvmVcpu): void {
   const { module, vmx } = vcpu;
   loadedVmcsClear(vcpu);
@@ -142,7 +143,7 @@ export function vmxVcpuFree(vcpu: KvmVcpu): void {
 
 const cpuNeedTprShadow = (vcpu: KvmVcpu): boolean =>
   (vcpu.module.config.cpuBasedExecCtrl & CpuBased.TPR_SHADOW) !== 0 && vcpu.apic !== null;
-export const cpuNeedVirtualizeApicAccesses = (vcpu: KvmVcpu): boolean =>
+const cpuNeedVirtualizeApicAccesses = (vcpu: KvmVcpu): boolean =>
   vcpu.module.features.flexpriority && vcpu.apic !== null;
 
 /** kvm_alloc_apic_access_page: one page for all vCPUs; accesses to it exit. */
@@ -457,6 +458,7 @@ export function vmxCacheReg(vcpu: KvmVcpu, reg: number): void {
   }
 }
 
+/** vmx_get_rflags: as the guest sees them, also while it runs in virtual-8086 mode for real mode. */
 export function vmxGetRflags(vcpu: KvmVcpu): bigint {
   if (!(vcpu.arch.regsAvail & (1 << VcpuReg.RFLAGS))) {
     kvmRegisterMarkAvailable(vcpu, VcpuReg.RFLAGS);
@@ -466,6 +468,7 @@ export function vmxGetRflags(vcpu: KvmVcpu): bigint {
   return vcpu.vmx.rflags;
 }
 
+/** vmx_set_rflags */
 export function vmxSetRflags(vcpu: KvmVcpu, rflags: bigint): void {
   kvmRegisterMarkAvailable(vcpu, VcpuReg.RFLAGS);
   vcpu.vmx.rflags = rflags;
@@ -543,6 +546,7 @@ function hardwareCr4(vcpu: KvmVcpu, cr4: bigint): bigint {
   return hardware;
 }
 
+/** vmx_set_cr4 */
 export function vmxSetCr4(vcpu: KvmVcpu, cr4: bigint): void {
   const { arch } = vcpu;
   const old = kvmReadCr4(vcpu);
@@ -584,7 +588,7 @@ function updateTransitionEfer(vcpu: KvmVcpu): void {
 // --- second-level tables and TLB ---------------------------------------------------------------------------------------
 
 /** construct_eptp: write-back, walk length, accessed and dirty flags. */
-export function constructEptp(module: KvmModuleBase, root: number, level: number): bigint {
+function constructEptp(module: KvmModuleBase, root: number, level: number): bigint {
   const walk = BigInt(level - 1) << 3n;
   const ad = module.features.eptAdBits ? 1n << 6n : 0n;
   return BigInt(root) | 6n | walk | ad;
@@ -670,6 +674,7 @@ export function vmxSyncDirtyDebugRegs(vcpu: KvmVcpu): void {
   state.setU64(Off.DR6, 0xffff0ff0n);
 }
 
+/** vmx_set_dr7 */
 export const vmxSetDr7 = (vcpu: KvmVcpu, value: bigint): void => vmcsWrite(vcpu, Field.GUEST_DR7, value);
 
 /** vmx_set_apic_access_page_addr */

@@ -23,6 +23,7 @@ const EXTENDED_AT = 0x600;
 const EXTENDED = [8, 0x1e1e1e1e] as const;
 const FIRST_VGA_PORT = 0x3c0;
 
+/** The display adapter: PCI function, memory and register chips. */
 export class Display {
   readonly function: PciFunction;
   readonly memory: VgaMemory;

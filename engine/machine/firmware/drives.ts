@@ -1,21 +1,14 @@
 /** Which drives firmware finds on the IDE channels. */
 
-import type { MachineConfig } from "../config";
-import { MachineError } from "../config";
+import { type DriveImage, type MachineConfig, MachineError } from "../config";
 import { isBzImage, isFirmware } from "../loaders/detect";
-
-export interface DriveImage {
-  readonly name: string;
-  readonly bytes: Uint8Array;
-  readonly kind: "disk" | "cdrom";
-}
 
 const PLACES = 4;
 /** The first volume descriptor of an ISO 9660 file system says so (ECMA-119 8.1.2). */
 const ISO_AT = 32769;
 const ISO = [0x43, 0x44, 0x30, 0x30, 0x31];
 
-export const isCdrom = (bytes: Uint8Array): boolean => ISO.every((byte, i) => bytes[ISO_AT + i] === byte);
+const isCdrom = (bytes: Uint8Array): boolean => ISO.every((byte, i) => bytes[ISO_AT + i] === byte);
 
 /**
  * Master and slave of the first channel, then of the second. Disks come on the first, CD-ROMs on the second as long as there

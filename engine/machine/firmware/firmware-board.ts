@@ -37,6 +37,7 @@ const BOOT_ORDER = [
 const FLASH_BLOCK = 4096;
 const VGA_DEVICE = 2;
 
+/** What the board hands to the parts that firmware needs. */
 export interface FirmwareOutside {
   readonly clock: VirtualClock;
   readonly config: MachineConfig;
@@ -49,6 +50,7 @@ export interface FirmwareOutside {
   line(irq: number): Line;
 }
 
+/** The parts of a board that starts with firmware. */
 export class FirmwareBoard {
   /** Chips with state, by name. */
   readonly chips: Record<string, Stateful<unknown>> = {};

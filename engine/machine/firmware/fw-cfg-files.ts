@@ -50,6 +50,7 @@ function addKernel(fw: FwCfg, config: MachineConfig): void {
   }
 }
 
+/** Adds the items and files that SeaBIOS and OVMF read. */
 export function addFirmwareFiles(fw: FwCfg, config: MachineConfig): void {
   const low = Math.min(config.memory, LOW_MEMORY_END);
   if (config.firmware && isBzImage(config.image.bytes)) addKernel(fw, config);

@@ -12,6 +12,7 @@ export interface Area {
   readonly size: number;
 }
 
+/** Places of the memories that firmware needs, behind the guest's RAM. */
 export interface FirmwareLayout {
   /** The firmware itself; it ends at 4 GiB. */
   readonly code: Area;
@@ -24,8 +25,8 @@ export interface FirmwareLayout {
   readonly size: number;
 }
 
-export const VIDEO_MEMORY_SIZE = 16 * MiB;
-export const TEXT_MEMORY_SIZE = 32 * KiB;
+const VIDEO_MEMORY_SIZE = 16 * MiB;
+const TEXT_MEMORY_SIZE = 32 * KiB;
 const PAGE = 4096;
 /** The firmware's flash chips must leave the APICs' addresses alone. */
 const MOST_FLASH = 16 * MiB;

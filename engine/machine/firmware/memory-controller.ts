@@ -8,7 +8,7 @@ import type { FirmwareLayout } from "./layout";
 
 /** First PAM register of the host bridge; there are seven. */
 export const PAM0 = 0x59;
-export const PAM_COUNT = 7;
+const PAM_COUNT = 7;
 /** The end of the firmware is seen here too. */
 const ISA_BIOS_SIZE = 128 * KiB;
 

@@ -16,8 +16,8 @@ import { DeviceBus } from "../device-bus";
 
 const PAGE = 4096;
 /** Physical memory of the host kernel. */
-export const HOST_KERNEL_BASE = 16 * MiB;
-export const HOST_KERNEL_SIZE = 32 * MiB;
+const HOST_KERNEL_BASE = 16 * MiB;
+const HOST_KERNEL_SIZE = 32 * MiB;
 /** Physical memory behind the guest's RAM. */
 export const GUEST_RAM_BASE = 4 * GiB;
 /** Where the QEMU process has mapped the guest's RAM. */

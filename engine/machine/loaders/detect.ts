@@ -26,7 +26,7 @@ export const isBzImage = (bytes: Uint8Array): boolean =>
   bytes.length >= LINUX_MAGIC_AT + 4 && viewOf(bytes).getUint32(LINUX_MAGIC_AT, true) === LINUX_MAGIC;
 
 /** A boot sector: 512 bytes (or a disk image of whole sectors) whose first sector ends in 0x55 0xaa. */
-export const isBootSector = (bytes: Uint8Array): boolean =>
+const isBootSector = (bytes: Uint8Array): boolean =>
   bytes.length >= SECTOR && bytes[SECTOR - 2] === 0x55 && bytes[SECTOR - 1] === 0xaa;
 
 export interface MultibootHeader {

@@ -5,7 +5,9 @@
  * mode with the first 4 GiB mapped to themselves, at 0xffff800000000000 and (2 GiB) at 0xffffffff80000000, a stack of
  * 16 KiB, RDI = the ACPI RSDP; a 386 image in 32-bit protected mode with flat segments and a stack, paging off.
  */
+
 import { Gpr } from "../../cpu/state";
+import type { ImageFile } from "../config";
 import {
   type BootSelectors,
   bootGdt,
@@ -15,7 +17,7 @@ import {
   protectedModeEntry,
 } from "../entry-state";
 import { findMultibootHeader } from "./detect";
-import { BOOT_AREA_END, HeaderReader, hex, type ImageFile, type LoadContext, Placement, reject } from "./image";
+import { BOOT_AREA_END, HeaderReader, hex, type LoadContext, Placement, reject } from "./image";
 import { multibootEntry } from "./multiboot";
 import { HIGH_ALIASES, IDENTITY_TABLES_SIZE, writeIdentityTables } from "./page-tables";
 

@@ -5,8 +5,9 @@
  * else address>>4 : address&15. From 1 MiB on it is 32-bit protected mode with flat segments and paging off. There is no
  * BIOS: the interrupt vector table is empty.
  */
+import type { ImageFile } from "../config";
 import { bootGdt, type EntryState, MULTIBOOT_SELECTORS, protectedModeEntry, realModeEntry } from "../entry-state";
-import { BOOT_AREA_END, hex, type ImageFile, type LoadContext, Placement, reject } from "./image";
+import { BOOT_AREA_END, hex, type LoadContext, Placement, reject } from "./image";
 
 const ONE_MIB = 0x100000;
 export const BOOT_SECTOR_ADDRESS = 0x7c00;

@@ -1,7 +1,6 @@
 /** What loaders have in common: where they put things, what they find, and how they complain. */
-import type { MachineConfig } from "../config";
+import type { ImageFile, MachineConfig } from "../config";
 import { MachineError } from "../config";
-import type { EntryState } from "../entry-state";
 import type { GuestMemory } from "../memory-map";
 
 export interface LoadContext {
@@ -10,14 +9,6 @@ export interface LoadContext {
   /** Guest-physical address of the ACPI RSDP. */
   readonly rsdp: number;
 }
-
-/** An image as an error message calls it, and its bytes. */
-export interface ImageFile {
-  readonly name: string;
-  readonly bytes: Uint8Array;
-}
-
-export type Loader = (image: ImageFile, context: LoadContext) => EntryState;
 
 /** @throws MachineError "name: what is wrong; what to do" */
 export function reject(image: ImageFile, problem: string, mend: string): never {

@@ -2,10 +2,12 @@
  * Linux/x86 boot protocol (Documentation/arch/x86/boot.rst) for bzImage: the real-mode set-up code is skipped, the
  * protected-mode kernel starts by the 64-bit protocol where it offers it (XLF_KERNEL_64), else by the 32-bit one.
  */
+
 import { Gpr } from "../../cpu/state";
+import type { ImageFile } from "../config";
 import { bootGdt, type EntryState, LINUX_SELECTORS, longModeEntry, protectedModeEntry } from "../entry-state";
 import { e820 } from "../memory-map";
-import { BOOT_AREA_END, HeaderReader, hex, type ImageFile, type LoadContext, Placement, reject } from "./image";
+import { BOOT_AREA_END, HeaderReader, hex, type LoadContext, Placement, reject } from "./image";
 import { IDENTITY_TABLES_SIZE, writeIdentityTables } from "./page-tables";
 
 /** Offsets in the set-up header, the same in the file and in the zero page (boot.rst, "Details of header fields"). */

@@ -2,11 +2,13 @@
  * Multiboot specification 0.6.96, version 1: finding and checking the header, the information structure, and images that
  * are not ELF but tell their addresses in the header (the "a.out kludge").
  */
+
 import { Gpr } from "../../cpu/state";
+import type { ImageFile } from "../config";
 import { bootGdt, type EntryState, MULTIBOOT_SELECTORS, protectedModeEntry } from "../entry-state";
 import { DISPLAY_BASE, e820 } from "../memory-map";
 import { findMultibootHeader, type MultibootHeader } from "./detect";
-import { BOOT_AREA_END, HeaderReader, hex, type ImageFile, type LoadContext, Placement, reject } from "./image";
+import { BOOT_AREA_END, HeaderReader, hex, type LoadContext, Placement, reject } from "./image";
 
 const BOOTLOADER_MAGIC = 0x2badb002;
 

@@ -3,13 +3,14 @@
  * behind every exception vector a HLT at CPL 0.
  */
 import { VirtualClock } from "../../../engine/clock";
-import type { Bus, InterruptPort } from "../../../engine/cpu/cpu";
+import type { Bus } from "../../../engine/cpu/cpu";
 import { CpuEngine } from "../../../engine/cpu/engine";
 import type { RegionTuning } from "../../../engine/cpu/jit/regions";
 import type { CpuModel, Feature } from "../../../engine/cpu/models/model";
 import { Activity, Off, Seg, SegAttr } from "../../../engine/cpu/state";
 import { PhysicalMemory } from "../../../engine/memory/physical";
 import { silentTracer } from "../../../engine/trace";
+import { NO_INTERRUPTS } from "../long-mode";
 import {
   CODE,
   CODE_SIZE,
@@ -49,15 +50,6 @@ const BUS: Bus = {
   portOut: () => {},
   mmioRead: () => 0n,
   mmioWrite: () => {},
-};
-
-const INTERRUPTS: InterruptPort = {
-  pending: () => -1,
-  acknowledge: () => -1,
-  readCr8: () => 0,
-  writeCr8: () => {},
-  readMsr: () => undefined,
-  writeMsr: () => false,
 };
 
 // Physical memory. The two pages of the data window are neighbours in linear addresses only.
@@ -143,7 +135,7 @@ export class Emulated {
     this.buildTables();
     const clock = new VirtualClock();
     const engine = new CpuEngine({ memory: this.memory, clock, trace: silentTracer, tier, tuning: EAGER });
-    this.cpu = engine.createProcessor({ id: 0, model: MODEL, bus: BUS, interrupts: INTERRUPTS });
+    this.cpu = engine.createProcessor({ id: 0, model: MODEL, bus: BUS, interrupts: NO_INTERRUPTS });
     engine.activate(0);
     this.codeAt = this.memory.hostOffset(CODE_PAGE);
     this.dataAt = DATA_PAGES.map((pa) => this.memory.hostOffset(pa));

@@ -1,20 +1,4 @@
-import { describe, test } from "vitest";
-import { SERIES } from "./batches";
-import { Emulated } from "./emulated";
-import { expectRecordedResults } from "./run-series";
+import { describeIntegerCode } from "./run-series";
 
-// User-mode integer instructions with every operand size, address size and prefix, flags included (SDM volume 2). The recorded results
-// are a real processor's: see golden/.
-describe.each(SERIES.filter((s) => s.family === "integer" && s.mode === 64))("$mode-bit instructions", (series) => {
-  const engine = new Emulated();
-
-  test(`${series.batches * series.batch} random instances end as on a processor`, { timeout: 240_000 }, () => {
-    engine.slowRoad(false);
-    expectRecordedResults(engine, series);
-  });
-
-  test("memory accesses on the slow road (page crossings, watched pages) do the same", { timeout: 240_000 }, () => {
-    engine.slowRoad(true);
-    expectRecordedResults(engine, series, 25);
-  });
-});
+// Files of their own, so that the modes run side by side. The recorded results are a real processor's: see golden/.
+describeIntegerCode((mode) => mode === 64, 25);

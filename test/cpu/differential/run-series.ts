@@ -1,8 +1,8 @@
 /** One series of the differential test: our engine against the recorded results of a real processor. */
 import { readFileSync } from "node:fs";
-import { expect } from "vitest";
-import { agree, batchOf, type Golden, goldenFile, hashOf, type Series } from "./batches";
-import type { Emulated } from "./emulated";
+import { describe, expect, test } from "vitest";
+import { agree, batchOf, type Golden, goldenFile, hashOf, SERIES, type Series } from "./batches";
+import { Emulated } from "./emulated";
 import { nativeAvailable, runNative } from "./native";
 import { describeDifference } from "./report";
 
@@ -42,4 +42,46 @@ export function expectRecordedResults(engine: Emulated, series: Series, batches 
     if (hashOf(instances, results) !== hash) failures.push(firstDifference(engine, series, number));
   });
   expect(failures.join("\n\n")).toBe("");
+}
+
+/** Batches of vector code to one engine, which keeps a handler for every immediate it has met. */
+const PART = 15;
+
+/**
+ * MMX, SSE to SSE4.2, AES, PCLMULQDQ, SHA, AVX, AVX2, FMA, F16C, BMI and ADX with special values, rounding modes, denormals,
+ * masked and unmasked exceptions (SDM volume 2).
+ */
+export function describeVectorCode(modes: (mode: Series["mode"]) => boolean): void {
+  describe.each(SERIES.filter((s) => s.family === "vector" && modes(s.mode)))("$mode-bit vector code", (series) => {
+    const parts = Array.from({ length: Math.ceil(series.batches / PART) }, (_, i) => i * PART);
+
+    test.each(parts)("random instances from batch %i on end as on a processor", { timeout: 600_000 }, (from) => {
+      const engine = new Emulated();
+      engine.slowRoad(false);
+      expectRecordedResults(engine, series, PART, from);
+    });
+
+    test("memory accesses on the slow road (page crossings, watched pages) do the same", { timeout: 600_000 }, () => {
+      const engine = new Emulated();
+      engine.slowRoad(true);
+      expectRecordedResults(engine, series, 5);
+    });
+  });
+}
+
+/** Integer instructions of user mode with every operand size, address size and prefix, flags included (SDM volume 2). */
+export function describeIntegerCode(modes: (mode: Series["mode"]) => boolean, slowBatches: number): void {
+  describe.each(SERIES.filter((s) => s.family === "integer" && modes(s.mode)))("$mode-bit instructions", (series) => {
+    const engine = new Emulated();
+
+    test(`${series.batches * series.batch} random instances end as on a processor`, { timeout: 240_000 }, () => {
+      engine.slowRoad(false);
+      expectRecordedResults(engine, series);
+    });
+
+    test("memory accesses on the slow road (page crossings, watched pages) do the same", { timeout: 240_000 }, () => {
+      engine.slowRoad(true);
+      expectRecordedResults(engine, series, slowBatches);
+    });
+  });
 }

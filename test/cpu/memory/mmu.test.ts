@@ -256,6 +256,26 @@ describe("invalidation (3A 4.10.4)", () => {
     expect([3, 1, 0].map((r) => p.gpr(r))).toEqual([0x1111n, 0x1111n, 0x2222n]);
   });
 
+  test.each([
+    { name: "a global page", pte: 1n << 8n, cr4: 1n << 7n, kept: true },
+    { name: "a global page without CR4.PGE", pte: 1n << 8n, cr4: 0n, kept: false },
+    { name: "another page", pte: 0n, cr4: 1n << 7n, kept: false },
+  ])("$name outlasts a write of CR3: $kept; INVLPG drops it (3A 4.10.2.4)", ({ pte, cr4, kept }) => {
+    const p = program("long");
+    p.setPte(PAGE, BigInt(FRAME) | pte | W | P);
+    setCr4(p, cr4);
+    p.setU32(FRAME, 0x1111);
+    p.setU32(FRAME + 0x1000, 0x2222);
+    const load = [0x8b, 0x04, 0x25, 0, 0, 4, 0];
+    const entry = TABLES + 0x3000 + (PAGE >> 12) * 8;
+    const high = 0x20 | Number(pte >> 8n);
+    const change = [0xc6, 0x04, 0x25, (entry + 1) & 0xff, (entry >> 8) & 0xff, entry >> 16, 0, high];
+    const reload = [0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8];
+    const invlpg = [0x0f, 0x01, 0x3c, 0x25, 0, 0, 4, 0];
+    p.exec([...load, ...change, ...reload, ...reload, ...load, 0x89, 0xc1, ...invlpg, ...load]);
+    expect([1, 0].map((r) => p.gpr(r))).toEqual([kept ? 0x1111n : 0x2222n, 0x2222n]);
+  });
+
   test("with PCIDs the no-flush bit of CR3 keeps what a PCID has, without it that PCID is emptied (3A 4.10.4.1)", () => {
     const p = program("long");
     setCr4(p, 1n << 17n);

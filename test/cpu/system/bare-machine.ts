@@ -103,12 +103,3 @@ export function loadMultiboot(machine: BareMachine, image: Uint8Array): void {
   state.setGpr(0, 0x2bad_b002n);
   cpu.contextChanged();
 }
-
-/** Puts a flat image at `address` and starts it there in real-address mode, CS = address >> 4, IP 0. */
-export function loadReal(machine: BareMachine, image: Uint8Array, address: number): void {
-  machine.memory.write(address, image);
-  const { state } = machine.cpu;
-  state.setSegment(Seg.CS, address >> 4, BigInt(address), 0xffff, 0x9b);
-  state.rip = 0n;
-  machine.cpu.contextChanged();
-}

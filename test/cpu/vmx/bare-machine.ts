@@ -8,6 +8,7 @@ import type { Processor } from "../../../engine/cpu/processor";
 import { Off, Seg } from "../../../engine/cpu/state";
 import { PhysicalMemory } from "../../../engine/memory/physical";
 import type { TracePoint, Tracer } from "../../../engine/trace";
+import { NO_INTERRUPTS } from "../long-mode";
 
 const MEMORY = 128 << 20;
 const COM1 = 0x3f8;
@@ -45,15 +46,7 @@ export class BareMachine {
     };
     const model = findModel(DEFAULT_MODEL);
     if (!model) throw new Error("no default model");
-    const interrupts = {
-      pending: () => -1,
-      acknowledge: () => -1,
-      readCr8: () => 0,
-      writeCr8: () => {},
-      readMsr: () => undefined,
-      writeMsr: () => false,
-    };
-    this.cpu = this.engine.createProcessor({ id: 0, model, bus, interrupts });
+    this.cpu = this.engine.createProcessor({ id: 0, model, bus, interrupts: NO_INTERRUPTS });
     this.load(new DataView(new Uint8Array(readFileSync(image)).buffer));
   }
 

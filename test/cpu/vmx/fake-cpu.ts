@@ -57,6 +57,7 @@ export class FakeCpu implements Cpu {
   readonly mmu: Mmu;
   readonly code: CodeCache = {
     updateContext: () => {},
+    carryGlobals: () => {},
     invalidateLinear: () => {},
     invalidatePhysical: () => {},
     hasCode: () => false,
@@ -98,6 +99,8 @@ export class FakeCpu implements Cpu {
       flushEverything: () => {},
       loadPdptes: () => true,
       invalidatePcid: () => {},
+      carryGlobals: () => {},
+      translatedGlobal: false,
     };
     this.vmx = new VmxUnit(this, {
       deliver: (event) => void this.delivered.push(event),

@@ -15,6 +15,7 @@ import { VMCS_REVISION } from "../../../engine/cpu/vmx/vmcs";
 import { VM_SUCCEED } from "../../../engine/cpu/vmx/vmx";
 import { PhysicalMemory } from "../../../engine/memory/physical";
 import { silentTracer } from "../../../engine/trace";
+import { NO_INTERRUPTS } from "../long-mode";
 import { EPT_ROOT, VMCS_REGION, VMXON_REGION, validFields } from "./valid-vmcs";
 
 const GUEST = 0x20_0000;
@@ -45,17 +46,9 @@ test("the state that VM exits save passes the checks of the next VM entry (3C 27
   const clock = new VirtualClock();
   const engine = new CpuEngine({ memory, clock, trace: silentTracer, tier: 0 });
   const bus: Bus = { portIn: () => 0, portOut: () => {}, mmioRead: () => 0n, mmioWrite: () => {} };
-  const interrupts = {
-    pending: () => -1,
-    acknowledge: () => -1,
-    readCr8: () => 0,
-    writeCr8: () => {},
-    readMsr: () => undefined,
-    writeMsr: () => false,
-  };
   const model = findModel(DEFAULT_MODEL);
   if (!model) throw new Error("no default model");
-  const cpu = engine.createProcessor({ id: 0, model, bus, interrupts });
+  const cpu = engine.createProcessor({ id: 0, model, bus, interrupts: NO_INTERRUPTS });
   cpu.hostIsModel = true;
   const put = (pa: number, value: bigint) => memory.view.setBigUint64(memory.hostOffset(pa), value, true);
   const set = (field: Field, value: bigint | number) => cpu.vmx.vmwrite(field, BigInt(value));

@@ -34,7 +34,7 @@ export type AddressSegment = Seg | "operand";
 
 /** Bits of FLAG_AUX (cpu/state.ts). */
 const AUX_CARRIES = 0xc000_0000_0000_0008n;
-export const AuxBit = { CF: 63, CF_XOR_OF: 62, PARITY: 8, AF: 3, SF: 0 } as const;
+const AuxBit = { CF: 63, CF_XOR_OF: 62, PARITY: 8, AF: 3, SF: 0 } as const;
 
 const GP = 13;
 const MF = 16;

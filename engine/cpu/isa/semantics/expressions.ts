@@ -28,8 +28,8 @@ export interface Variable extends Value {
 const typeOf = (size: Size): WasmType => (size === 8 ? WasmType.I64 : WasmType.I32);
 
 /** Load instruction for an unsigned value. */
-export const LOAD = { 1: Op.I32_LOAD8_U, 2: Op.I32_LOAD16_U, 4: Op.I32_LOAD, 8: Op.I64_LOAD } as const;
-export const STORE = { 1: Op.I32_STORE8, 2: Op.I32_STORE16, 4: Op.I32_STORE, 8: Op.I64_STORE } as const;
+const LOAD = { 1: Op.I32_LOAD8_U, 2: Op.I32_LOAD16_U, 4: Op.I32_LOAD, 8: Op.I64_LOAD } as const;
+const STORE = { 1: Op.I32_STORE8, 2: Op.I32_STORE16, 4: Op.I32_STORE, 8: Op.I64_STORE } as const;
 
 export class Expressions {
   constructor(readonly f: FunctionBuilder) {}
@@ -135,9 +135,6 @@ export class Expressions {
   /** Signed quotient; 4 or 8 bytes; neither a zero divisor nor an overflow may happen. */
   divS(a: Value, b: Value): Value {
     return this.binary(Op.I32_DIV_S, Op.I64_DIV_S, a, b, false);
-  }
-  remS(a: Value, b: Value): Value {
-    return this.binary(Op.I32_REM_S, Op.I64_REM_S, a, b, false);
   }
 
   // ---- shifts; the count has the same size as the value and must be below 32, or 64 for 8 bytes

@@ -42,7 +42,7 @@ function setcc(c: Context): void {
 }
 
 /** Reverses the bytes of a value of 2, 4 or 8 bytes. */
-export function reverseBytes(c: Context, v: Value): Value {
+function reverseBytes(c: Context, v: Value): Value {
   const x = c.let(v);
   if (x.size === 2) return c.or(c.shlBy(x, 8), c.shrBy(x, 8));
   if (x.size === 4) {
