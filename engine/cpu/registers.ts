@@ -70,14 +70,32 @@ const XCR0_BITS: readonly BitField[] = [
   flag("PKRU", 9, "Protection-key rights."),
 ];
 
+/** The floating-point exceptions, by their letter, in the order of their bits (SDM 1 8.1.3.3 and 11.5.2). */
+const EXCEPTIONS = [
+  ["I", "Invalid operation"],
+  ["D", "Denormal operand"],
+  ["Z", "Zero divide"],
+  ["O", "Overflow"],
+  ["U", "Underflow"],
+  ["P", "Precision"],
+] as const;
+
+const EXCEPTION_FLAGS: readonly BitField[] = EXCEPTIONS.map(([letter, what], i) => flag(`${letter}E`, i, `${what}.`));
+
+const exceptionMasks = (low: number): readonly BitField[] =>
+  EXCEPTIONS.map(([letter, what], i) => flag(`${letter}M`, low + i, `${what} is masked.`));
+
+const roundingControl = (low: number): BitField => ({
+  name: "RC",
+  low,
+  width: 2,
+  help: "Rounding control.",
+  values: { 0: "nearest", 1: "down", 2: "up", 3: "toward zero" },
+});
+
 /** SDM 1 8.1.5. */
 const FCW_BITS: readonly BitField[] = [
-  flag("IM", 0, "Invalid operation is masked."),
-  flag("DM", 1, "Denormal operand is masked."),
-  flag("ZM", 2, "Zero divide is masked."),
-  flag("OM", 3, "Overflow is masked."),
-  flag("UM", 4, "Underflow is masked."),
-  flag("PM", 5, "Precision is masked."),
+  ...exceptionMasks(0),
   {
     name: "PC",
     low: 8,
@@ -85,23 +103,12 @@ const FCW_BITS: readonly BitField[] = [
     help: "Precision control.",
     values: { 0: "single", 2: "double", 3: "extended" },
   },
-  {
-    name: "RC",
-    low: 10,
-    width: 2,
-    help: "Rounding control.",
-    values: { 0: "nearest", 1: "down", 2: "up", 3: "toward zero" },
-  },
+  roundingControl(10),
 ];
 
 /** SDM 1 8.1.3. */
 const FSW_BITS: readonly BitField[] = [
-  flag("IE", 0, "Invalid operation."),
-  flag("DE", 1, "Denormal operand."),
-  flag("ZE", 2, "Zero divide."),
-  flag("OE", 3, "Overflow."),
-  flag("UE", 4, "Underflow."),
-  flag("PE", 5, "Precision."),
+  ...EXCEPTION_FLAGS,
   flag("SF", 6, "Stack fault."),
   flag("ES", 7, "An exception that is not masked is pending."),
   flag("C0", 8, "Condition code 0."),
@@ -114,26 +121,10 @@ const FSW_BITS: readonly BitField[] = [
 
 /** SDM 1 10.2.3. */
 const MXCSR_BITS: readonly BitField[] = [
-  flag("IE", 0, "Invalid operation."),
-  flag("DE", 1, "Denormal operand."),
-  flag("ZE", 2, "Zero divide."),
-  flag("OE", 3, "Overflow."),
-  flag("UE", 4, "Underflow."),
-  flag("PE", 5, "Precision."),
+  ...EXCEPTION_FLAGS,
   flag("DAZ", 6, "Denormal operands count as zero."),
-  flag("IM", 7, "Invalid operation is masked."),
-  flag("DM", 8, "Denormal operand is masked."),
-  flag("ZM", 9, "Zero divide is masked."),
-  flag("OM", 10, "Overflow is masked."),
-  flag("UM", 11, "Underflow is masked."),
-  flag("PM", 12, "Precision is masked."),
-  {
-    name: "RC",
-    low: 13,
-    width: 2,
-    help: "Rounding control.",
-    values: { 0: "nearest", 1: "down", 2: "up", 3: "toward zero" },
-  },
+  ...exceptionMasks(7),
+  roundingControl(13),
   flag("FZ", 15, "Results that underflow become zero."),
 ];
 
