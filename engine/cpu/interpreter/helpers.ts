@@ -168,6 +168,3 @@ export function buildDivideHigh(): FunctionBuilder {
   quotient.push();
   return f;
 }
-
-/** Host offset of a segment register's selector. */
-export const selectorOffset = (segment: number): number => CpuState.segOffset(segment) + SegPart.SELECTOR;

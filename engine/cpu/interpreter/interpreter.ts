@@ -54,9 +54,6 @@ export interface TypeScriptImports extends Record<string, WebAssembly.ImportValu
   float(number: number, length: number, immediate: number): number;
 }
 
-/** Functions the interpreter module gives to out-of-line handlers and regions. */
-export const SHARED_HELPERS = ["resolve", "offset", "wrapOffset", "segment", "divideHigh"] as const;
-
 /** Imports the helpers into a module of out-of-line code. */
 export function importHelpers(module: ModuleBuilder): HelperIndices {
   return {

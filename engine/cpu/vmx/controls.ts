@@ -161,8 +161,6 @@ export const PinBased = masks(pinRows);
 export const CpuBased = masks(primaryRows);
 /** Bits of SECONDARY_VM_EXEC_CONTROL (SDM 3C 25.6.2, table 25-7). */
 export const SecondaryExec = masks(secondaryRows);
-/** Bits of TERTIARY_VM_EXEC_CONTROL (SDM 3C 25.6.2, table 25-8). */
-export const TertiaryExec = masks(tertiaryRows);
 /** Bits of VM_EXIT_CONTROLS (SDM 3C 25.7.1). */
 export const VmExitControl = masks(exitRows);
 /** Bits of VM_ENTRY_CONTROLS (SDM 3C 25.8.1). */
@@ -175,7 +173,6 @@ export const CPU_BASED: ControlWord<typeof primaryRows> = {
   rows: primaryRows,
 };
 export const SECONDARY_EXEC: ControlWord<typeof secondaryRows> = { default1: 0, mayBeZero: 0, rows: secondaryRows };
-export const TERTIARY_EXEC: ControlWord<typeof tertiaryRows> = { default1: 0, mayBeZero: 0, rows: tertiaryRows };
 export const VM_EXIT: ControlWord<typeof exitRows> = {
   default1: 0x0003_6dff,
   mayBeZero: VmExitControl.SAVE_DEBUG_CONTROLS,
