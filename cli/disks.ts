@@ -1,6 +1,7 @@
 /** Disk images as files: read when the guest reads, and written back at the end only when that was asked for. */
-import { closeSync, fstatSync, openSync, readSync, writeSync } from "node:fs";
+import { closeSync, openSync, writeSync } from "node:fs";
 import { basename } from "node:path";
+import { diskSource } from "../engine/debug/worker-disk";
 import type { DiskConfig } from "../engine/machine/config";
 import type { DiskChanges } from "../engine/machine/machine";
 import { reasonOf, UsageError } from "./usage";
@@ -29,29 +30,10 @@ export class DiskFile {
     const { file, write, readOnly } = argument;
     try {
       this.fd = openSync(file, write ? "r+" : "r");
+      this.config = { name: basename(file), readOnly, source: diskSource(this.fd) };
     } catch (error) {
       throw new UsageError(`disk ${file}: ${reasonOf(error)}`);
     }
-    const { fd } = this;
-    const stat = fstatSync(fd);
-    if (!stat.isFile()) throw new UsageError(`disk ${file}: it is no file; use a raw disk image`);
-    if (stat.size === 0) throw new UsageError(`disk ${file}: it is empty; use a raw disk image`);
-    this.config = {
-      name: basename(file),
-      readOnly,
-      source: {
-        size: stat.size,
-        read: (offset, length) => {
-          const bytes = new Uint8Array(length);
-          for (let done = 0; done < length; ) {
-            const n = readSync(fd, bytes, done, length - done, offset + done);
-            if (n === 0) break;
-            done += n;
-          }
-          return bytes;
-        },
-      },
-    };
   }
 
   /** Ends the use of the file; before that, what the guest changed is written when it was asked for. */

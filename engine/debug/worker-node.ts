@@ -2,13 +2,14 @@
  * The engine in a Node worker thread. Commands come over a MessagePort given as workerData; after posting one, the other
  * side bumps the shared counter and notifies, so that a thread asleep inside a trace point wakes up and takes it.
  */
-import { fstatSync, openSync, readSync } from "node:fs";
+import { openSync } from "node:fs";
 import { type MessagePort, receiveMessageOnPort, workerData } from "node:worker_threads";
 import { MachineError } from "../machine/config";
 import type { FromEngine, ToEngine } from "./api";
 import { EngineHost } from "./engine-host";
 import { launchMachine, type OpenDisk } from "./launch-machine";
 import type { CommandPump } from "./pump";
+import { diskSource } from "./worker-disk";
 
 interface WorkerData {
   readonly port: MessagePort;
@@ -55,19 +56,7 @@ const { port, signal } = workerData as WorkerData;
 /** Disks are read where and when the guest reads them. They stay open as long as the worker lives. */
 const openDisk: OpenDisk = (path) => {
   try {
-    const fd = openSync(path, "r");
-    return {
-      size: fstatSync(fd).size,
-      read: (offset, length) => {
-        const bytes = new Uint8Array(length);
-        for (let done = 0; done < length; ) {
-          const n = readSync(fd, bytes, done, length - done, offset + done);
-          if (n === 0) break;
-          done += n;
-        }
-        return bytes;
-      },
-    };
+    return diskSource(openSync(path, "r"));
   } catch (error) {
     throw new MachineError(`disk ${path}: ${error instanceof Error ? error.message : String(error)}`);
   }
